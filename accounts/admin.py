@@ -1,0 +1,87 @@
+from typing import Any, ClassVar
+
+from django.contrib import admin, messages
+from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
+from django.db.models import QuerySet
+from django.http import HttpRequest
+
+from accounts.forms import NewUserForm, TierActionForm, UserForm
+from accounts.models import AccessToken, Tier, User
+from accounts.services import set_tier
+
+
+class AccessTokenInline(admin.TabularInline):
+    model = AccessToken
+    fields = readonly_fields = ("name", "hint", "scopes", "expires_at", "last_used_at", "created_at")
+    extra = 0
+    can_delete = False
+    show_change_link = True
+
+    def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+
+@admin.register(User)
+class UserAdmin(DjangoUserAdmin):
+    form = UserForm
+    add_form = NewUserForm
+    action_form = TierActionForm
+    actions: ClassVar = ["set_tier"]
+    list_display = ("email", "name", "tier", "is_active", "is_staff", "created_at", "last_login")
+    list_filter = ("tier", "is_active", "is_staff", "created_at")
+    search_fields = ("email", "name", "clerk_subject", "=id")
+    search_help_text = "E-mail, name, Clerk id or id"
+    ordering = ("-created_at",)
+    date_hierarchy = "created_at"
+    readonly_fields = ("id", "created_at", "last_login", "clerk_updated_at", "deleted_at")
+    fieldsets: ClassVar = (
+        (None, {"fields": ("id", "email", "password")}),
+        ("Profile", {"fields": ("name", "avatar_url", "tier")}),
+        ("Clerk", {"fields": ("clerk_subject", "clerk_updated_at", "deleted_at")}),
+        ("May", {"fields": ("is_active", "is_staff", "is_superuser", "groups", "user_permissions")}),
+        ("When", {"fields": ("created_at", "last_login")}),
+    )
+    add_fieldsets: ClassVar = (
+        (None, {"classes": ("wide",), "fields": ("email", "name", "tier", "is_staff")}),
+        ("Password", {"classes": ("wide",), "fields": ("usable_password", "password1", "password2")}),
+    )
+
+    def get_inlines(self, request: HttpRequest, obj: User | None) -> Any:
+        return [AccessTokenInline] if obj else []
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """A user is deactivated, not deleted: their flows, triggers and history hang on the row."""
+        return False
+
+    @admin.action(description="Set tier", permissions=["change"])
+    def set_tier(self, request: HttpRequest, queryset: QuerySet[User]) -> None:
+        tier = request.POST.get("tier", "")
+        if tier not in Tier.values:
+            self.message_user(request, "Choose the tier beside the action.", messages.ERROR)
+            return
+        users = list(queryset)
+        for user in users:
+            set_tier(user=user, tier=tier)
+            self.log_change(request, user, f"Set tier to {tier}.")
+        self.message_user(request, f"{len(users)} user(s) are now on {Tier(tier).label}.", messages.SUCCESS)
+
+
+@admin.register(AccessToken)
+class AccessTokenAdmin(admin.ModelAdmin):
+    """Deleting one revokes it."""
+
+    list_display = ("name", "user", "hint", "scopes", "expires_at", "last_used_at", "created_at")
+    list_select_related = ("user",)
+    list_filter = ("expires_at", "last_used_at")
+    search_fields = ("name", "hint", "user__email")
+    search_help_text = "Name, last four characters or the user's e-mail"
+    fields = readonly_fields = ("id", "user", "name", "hint", "scopes", "expires_at", "last_used_at", "created_at")
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False

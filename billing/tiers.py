@@ -1,0 +1,30 @@
+"""The tiers and what each one brings: the table of the product, in code.
+
+`None` means unlimited. Callers ask `billing.services.limits_of(user)`, never this table.
+"""
+
+from dataclasses import dataclass
+
+from accounts.models import Tier
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    flows: int
+    runs_per_month: int | None
+    refused_over_runs: bool  # True: 402 at the cap; False: the runs above it are billed
+    concurrent_executions: int
+    execution_seconds: int  # of work; parked time does not count
+    triggers_per_flow: int
+    history_days: int
+    api_requests_per_minute: int
+    webhook_wait_seconds: int
+    priority: int  # claims take the lowest first
+
+
+TIERS: dict[str, Limits] = {
+    Tier.FREE: Limits(1, 1_000, True, 2, 300, 5, 7, 120, 10, priority=3),
+    Tier.PRO: Limits(100, 100_000, False, 20, 3_600, 50, 30, 600, 30, priority=2),
+    Tier.ENTERPRISE: Limits(1_000, None, False, 100, 21_600, 200, 365, 6_000, 60, priority=1),
+    Tier.HIGH_FREQUENCY: Limits(1_000, None, False, 500, 21_600, 200, 365, 60_000, 60, priority=0),
+}

@@ -1,0 +1,39 @@
+import os
+import signal
+import threading
+import warnings
+from typing import Any
+
+from celery import Celery
+from celery.signals import beat_embedded_init, worker_ready
+
+from bloxserver.core.supervisor import die_with_parent
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "bloxserver.settings")
+# Checks import every view into workers that serve none (20 MB each); `manage.py up`, `start` and `check` run them.
+os.environ.setdefault("CELERY_SKIP_CHECKS", "1")
+# What it warns of is pickle, which is not accepted here; containers run as a user of their own all the same.
+warnings.filterwarnings("ignore", message="You're running the worker with superuser privileges")
+
+app = Celery("bloxserver")
+app.config_from_object("django.conf:settings", namespace="CELERY")
+app.autodiscover_tasks()
+
+
+# The clock's beat is a process of its own, forked by Celery, which neither ends it when the clock is killed nor notices
+# when it dies: a clock without a tick. So each ends with the other, and the supervisor starts both again.
+@beat_embedded_init.connect
+def _beat_ends_with_clock(**kwargs: Any) -> None:
+    die_with_parent()
+
+
+@worker_ready.connect
+def _clock_ends_with_beat(sender: Any, **kwargs: Any) -> None:
+    beat = getattr(sender.controller, "beat", None)
+    if beat is not None:
+        threading.Thread(target=_end_after, args=(beat,), name="beat-watch", daemon=True).start()
+
+
+def _end_after(beat: Any) -> None:
+    beat.join()
+    os.kill(os.getpid(), signal.SIGTERM)

@@ -1,0 +1,35 @@
+"""The commands of the server's processes: the same under `manage.py up`, in a container and as services."""
+
+import sys
+from pathlib import Path
+
+from django.conf import settings
+
+BIN = Path(sys.executable).parent
+# Gossip, mingle and heartbeats are talk between workers that nothing here listens to.
+CELERY = [
+    *(str(BIN / "celery"), "--quiet", "--app", "bloxserver", "worker"),
+    *("--without-gossip", "--without-mingle", "--without-heartbeat"),
+]
+
+
+def web_command() -> list[str]:
+    """WSGI, since the same views under ASGI ran fourteen times slower; one process, many threads."""
+    return [
+        *(str(BIN / "granian"), "--interface", "wsgi", "bloxserver.wsgi:application"),
+        *("--host", settings.BLOX_HOST, "--port", str(settings.PORT)),
+        *("--workers", str(settings.BLOX_WEB_PROCESSES), "--blocking-threads", str(settings.BLOX_WEB_THREADS)),
+        *("--no-ws", "--workers-kill-timeout", "10", "--log-level", "error"),
+    ]
+
+
+def worker_command() -> list[str]:
+    """One process runs many executions at once, so prefork has one child: what it is for is to be replaced."""
+    return [*CELERY, "--hostname", "worker@%h", "--queues", "executions", "--pool", "prefork", "--concurrency", "1"]
+
+
+def clock_command() -> list[str]:
+    return [*CELERY, "--hostname", "clock@%h", "--queues", "clock", "--pool", "solo", "--beat"]
+
+
+COMMANDS = {"web": web_command, "worker": worker_command, "clock": clock_command}

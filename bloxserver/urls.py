@@ -1,0 +1,39 @@
+"""Every path of the server. The API's own lie with their apps; health and metrics are `bloxserver.health`'s."""
+
+from django.conf import settings
+from django.contrib import admin
+from django.urls import include, path
+from django.views.decorators.cache import cache_page
+from django.views.generic import TemplateView
+from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitView
+
+import accounts.urls
+import triggers.urls
+
+admin.site.site_header = "BloxServer"
+admin.site.site_title = "BloxServer"
+admin.site.index_title = "Operations"
+
+# The schema is the same for everyone and takes a second to make.
+schema_view = SpectacularAPIView.as_view()
+if not settings.DEBUG:
+    schema_view = cache_page(3600)(schema_view)
+
+urlpatterns = [
+    path("", TemplateView.as_view(template_name="landing.html"), name="landing"),
+    path("admin/", admin.site.urls),
+    path("api/schema", schema_view, name="schema"),
+    # "Split": its script comes as a file of its own, which the content security policy lets run.
+    path("api/docs", SpectacularSwaggerSplitView.as_view(url_name="schema"), name="docs"),
+    path("api/v1/", include("accounts.urls")),
+    path("api/v1/", include("flows.urls")),
+    path("api/v1/", include("executions.urls")),
+    path("api/v1/", include("triggers.urls")),
+    *accounts.urls.public_urlpatterns,
+    *triggers.urls.public_urlpatterns,
+]
+
+handler400 = "bloxserver.api.errors.handler400"
+handler403 = "bloxserver.api.errors.handler403"
+handler404 = "bloxserver.api.errors.handler404"
+handler500 = "bloxserver.api.errors.handler500"

@@ -1,0 +1,55 @@
+"""The bell: a message that says "look at the queue", and nothing else.
+
+Losing, doubling or delaying one changes nothing but latency, because the queue is the executions table and the sweeper
+rings each second for what was not heard. So a publisher never waits for a broker that is away: after a failure it
+stays quiet for a few seconds.
+"""
+
+import logging
+import time
+from enum import StrEnum
+
+from celery import current_app
+from django.db import transaction
+from kombu.exceptions import KombuError, OperationalError
+
+logger = logging.getLogger(__name__)
+
+QUIET_SECONDS = 5.0
+BELL_EXPIRES_SECONDS = 10.0  # an older bell tells nothing that the sweeper has not rung for again
+
+
+class Job(StrEnum):
+    DRAIN = "executions.drain"
+    SWEEP = "executions.sweep"
+
+
+class _Breaker:
+    """Skips publishing for a while after it failed, so that acceptance does not queue up behind a dead broker."""
+
+    def __init__(self) -> None:
+        self.quiet_until = 0.0
+
+    def is_open(self) -> bool:
+        return time.monotonic() < self.quiet_until
+
+    def trip(self) -> None:
+        self.quiet_until = time.monotonic() + QUIET_SECONDS
+
+
+_breaker = _Breaker()
+
+
+def ring_bell() -> None:
+    """Ring once the transaction that is under way has committed (at once when there is none)."""
+    transaction.on_commit(_publish, robust=True)
+
+
+def _publish() -> None:
+    if _breaker.is_open():
+        return
+    try:
+        current_app.send_task(Job.DRAIN, ignore_result=True, retry=False, expires=BELL_EXPIRES_SECONDS)
+    except (OperationalError, KombuError, OSError) as error:
+        _breaker.trip()
+        logger.warning("The broker is away (%s); executions start from the database until it is back.", error)

@@ -1,0 +1,92 @@
+"""How an execution ends, and what its end sets off."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+from uuid import UUID
+
+from django.db import transaction
+from django.db.models.functions import Now
+
+from executions import events
+from executions.dispatch import ring_bell
+from executions.models import Execution, ExecutionPayload, ExecutionStatus, State, Step, StepStatus
+
+CANCELED = "canceled"
+TIMEOUT = "timeout"
+WORKER_LOST = "worker_lost"
+MAX_CRASHES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """What an execution came to; `output` is JSON text."""
+
+    status: ExecutionStatus
+    error_code: str = ""
+    error_message: str | None = None
+    output: str | None = None
+
+
+def canceled(reason: str) -> Ending:
+    return Ending(ExecutionStatus.ERROR, CANCELED, reason)
+
+
+def timed_out(seconds: float) -> Ending:
+    return Ending(ExecutionStatus.TIMEOUT, TIMEOUT, f"Timed out after {seconds:g} seconds of work.")
+
+
+def worker_lost(crashes: int) -> Ending:
+    return Ending(
+        ExecutionStatus.ERROR, WORKER_LOST, f"The worker died {crashes} times while it worked on this execution alone."
+    )
+
+
+def end(execution_id: UUID, ending: Ending, *, fence: int, now: datetime) -> bool:
+    """End it if it is still held under `fence`, or unheld with that fence; whether it was. In the caller's transaction.
+
+    The conditional update is the lock: a fence moves with every claim and expiry, and an ended row never changes.
+    """
+    changed = (
+        Execution.objects.alive()
+        .filter(pk=execution_id, fence=fence)
+        .update(
+            state=State.ENDED,
+            status=ending.status,
+            error_code=ending.error_code,
+            error_message=ending.error_message,
+            completed_at=now,
+            due_at=None,
+            lease_owner="",
+            lease_until=None,
+            deadline_at=None,
+            fence=fence + 1,
+        )
+    )
+    if changed and ending.output is not None:
+        ExecutionPayload.objects.filter(pk=execution_id).update(output=ending.output)
+    return bool(changed)
+
+
+def end_unheld(execution: Execution, ending: Ending, *, now: datetime) -> bool:
+    """End an execution that no worker reports on (any longer), with the steps that it leaves unfinished."""
+    if not end(execution.pk, ending, fence=execution.fence, now=now):
+        return False
+    Step.objects.filter(execution=execution).unfinished().update(
+        status=StepStatus.ERROR, error=ending.error_message, error_code=ending.error_code, completed_at=now, due_at=None
+    )
+    transaction.on_commit(partial(after_end, [execution.pk]))
+    return True
+
+
+def after_end(execution_ids: list[UUID]) -> None:
+    """Wake the executions that wait for these, and tell who listens. Called once the ends are committed.
+
+    A parent that parks at this very moment looks once more after it has parked, so one of the two sees the other.
+    """
+    parents = Execution.objects.filter(pk__in=execution_ids, parent_id__isnull=False).values("parent_id")
+    if Execution.objects.filter(pk__in=parents, state=State.PARKED).update(due_at=Now()):
+        ring_bell()
+    events.announce(execution_ids)
+
+

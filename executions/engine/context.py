@@ -1,0 +1,188 @@
+"""`Context` as the engine gives it to a block: what is asked is journalled by step and position."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from django.utils import timezone
+
+from bloxserver.core import json_text
+from bloxserver.core.errors import DomainError
+from bloxserver.core.safe_http import GuardedClient, shared_client
+from executions.engine.planner import Plan
+from executions.engine.store import Transaction
+from executions.models import Execution, ExecutionStatus, JournalEntry, State, Step
+from flows.blocks.base import BlockError
+from flows.organism.spec import Listener
+
+if TYPE_CHECKING:
+    from executions.engine.run import ExecutionRun, Scope
+
+logger = logging.getLogger("bloxserver.flow")
+
+SHORT_WAIT_SECONDS = 2.0  # is waited for in the worker; a longer one parks the execution
+CHILD_POLLS_SECONDS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.3)  # then the parent parks, and the child's end wakes it
+CHILD_LOOK_AGAIN = timedelta(seconds=30)  # should the wake-up be lost
+LOG_LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+
+
+class StepContext:
+    """One attempt at one step. Implements `flows.blocks.base.Context`."""
+
+    def __init__(self, run: "ExecutionRun", scope: "Scope", step: Step, listener: Listener) -> None:
+        self._run = run
+        self._scope = scope
+        self._step = step
+        self._asked = 0
+        self._timeout: asyncio.Timeout | None = None
+        self.execution_id: UUID = run.execution.pk
+        self.flow_id: UUID = run.execution.flow_id
+        self.user_id: UUID = run.execution.user_id
+        self.listener = listener.name
+        self.peers = listener.peers
+        self.attempt = step.attempt
+        self.idempotency_key = f"{run.execution.pk}:{step.key}"
+
+    @property
+    def http(self) -> GuardedClient:
+        return shared_client()
+
+    @asynccontextmanager
+    async def time_limit(self, seconds: float) -> AsyncIterator[None]:
+        """Bound the work of the attempt; what it waits for does not count."""
+        async with asyncio.timeout(seconds) as self._timeout:
+            yield
+
+    async def call(self, peer: str, payload: Any, *, position: str | None = None) -> Any:
+        if peer not in self.peers:
+            raise BlockError(f'"{peer}" is not among the peers of {self.listener}.', code="unknown_peer", retryable=False)
+        scope = self._scope.inner(Plan(self._run.organism, scope=f"{self._step.key}:{self._position(position)}"))
+        first = scope.plan.start(peer, payload, caller=(self.listener, self._step.key))
+        with self._waiting():
+            return await self._run.run_scope(scope, first)
+
+    async def record(self, fn: Callable[[], Awaitable[Any]], *, position: str | None = None) -> Any:
+        position = self._position(position)
+        if (entry := self._recorded("record", position)) is not None:
+            return json_text.loads(entry.value)
+        value = await fn()
+        self._run.write_down(self._entry("record", position, value))
+        await self._run.flush()
+        return value
+
+    async def transact(self, fn: Callable[[], Any], *, position: str | None = None) -> Any:
+        return await self._transact("transact", fn, self._position(position))
+
+    async def sleep_until(self, moment: datetime, *, position: str | None = None) -> None:
+        position = self._position(position)
+        if (entry := self._recorded("sleep", position)) is not None:
+            moment = datetime.fromisoformat(json_text.loads(entry.value))
+        elif (moment - timezone.now()).total_seconds() > SHORT_WAIT_SECONDS:
+            self._run.write_down(self._entry("sleep", position, moment.isoformat()))
+        seconds = (moment - timezone.now()).total_seconds()
+        if seconds <= SHORT_WAIT_SECONDS:
+            await asyncio.sleep(max(0.0, seconds))
+        else:
+            with self._waiting(until=moment):
+                await asyncio.sleep(seconds)
+
+    async def start_flow(self, flow: str, payload: Any, *, position: str | None = None) -> UUID:
+        text = json_text.dumps(payload)
+        child = await self._transact("start_flow", lambda: self._run.accept_child(flow, text), self._position(position))
+        return UUID(child)
+
+    async def wait_for_execution(self, execution_id: UUID, *, position: str | None = None) -> Any:
+        look = lambda: Execution.objects.select_related("payload").get(pk=execution_id)  # noqa: E731
+        for pause in CHILD_POLLS_SECONDS:
+            child = await self._run.store.call(look)
+            if child.state == State.ENDED:
+                return _output_of(child)
+            await asyncio.sleep(pause)
+        while True:
+            self._run.children.add(execution_id)
+            with self._waiting(until=timezone.now() + CHILD_LOOK_AGAIN):
+                await asyncio.sleep(CHILD_LOOK_AGAIN.total_seconds())
+            child = await self._run.store.call(look)
+            if child.state == State.ENDED:
+                return _output_of(child)
+
+    async def respond(self, status: int, headers: Mapping[str, str], body: Any) -> None:
+        self._run.response = json_text.dumps({"status": status, "headers": dict(headers), "body": body})
+
+    def log(self, level: str, message: str) -> None:
+        text = json_text.clean(message).replace("\n", "\\n")
+        logger.log(LOG_LEVELS.get(level, logging.INFO), "execution=%s listener=%s %s", self.execution_id, self.listener, text)
+
+    async def wait_for_retry(self, seconds: float) -> None:
+        """The wait between two attempts; the next attempt's number tells which."""
+        moment = timezone.now() + timedelta(seconds=seconds)
+        await self.sleep_until(moment, position=f"retry {self._step.attempt}")
+
+    @contextmanager
+    def _waiting(self, until: datetime | None = None) -> Iterator[None]:
+        """The attempt does nothing but wait: its time limit stands still, and the execution may park."""
+        remaining = self._pause()
+        self._run.begin_wait(self._step, until)
+        try:
+            yield
+        finally:
+            self._run.end_wait(self._step)
+            self._resume(remaining)
+
+    def _pause(self) -> float | None:
+        if self._timeout is None or (deadline := self._timeout.when()) is None:
+            return None
+        self._timeout.reschedule(None)
+        return deadline - asyncio.get_running_loop().time()
+
+    def _resume(self, remaining: float | None) -> None:
+        if self._timeout is not None and remaining is not None and not self._timeout.expired():
+            self._timeout.reschedule(asyncio.get_running_loop().time() + remaining)
+
+    async def _transact(self, kind: str, fn: Callable[[], Any], position: str) -> Any:
+        if (entry := self._recorded(kind, position)) is not None:
+            return json_text.loads(entry.value)
+        try:
+            return await self._run.flush(transaction=Transaction(self._entry(kind, position, None), fn))
+        except DomainError as error:
+            raise BlockError(error.message, code=error.code) from error
+
+    def _position(self, named: str | None) -> str:
+        if named is not None:
+            return named
+        self._asked += 1
+        return str(self._asked)
+
+    def _entry(self, kind: str, position: str, value: Any) -> JournalEntry:
+        return JournalEntry(
+            execution_id=self.execution_id,
+            step_key=self._step.key,
+            position=position,
+            kind=kind,
+            value=json_text.dumps(value),
+        )
+
+    def _recorded(self, kind: str, position: str) -> JournalEntry | None:
+        entry = self._run.journal.get((self._step.key, position))
+        if entry is not None and entry.kind != kind:
+            raise BlockError(
+                f"At position {position} the journal has a {entry.kind} where the block now asks for a {kind}: "
+                "it does not ask in the same order each time it runs.",
+                code="journal_mismatch",
+                retryable=False,
+            )
+        return entry
+
+
+def _output_of(child: Execution) -> Any:
+    if child.status == ExecutionStatus.SUCCESS:
+        return json_text.loads(child.payload.output or "null")
+    raise BlockError(
+        f"The execution {child.pk} that it called ended as {child.status}: {child.error_message}",
+        code="called_flow_failed",
+        retryable=False,
+    )

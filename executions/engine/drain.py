@@ -1,0 +1,124 @@
+"""A drain: claim what is due, run it together in one event loop, and claim again, for a bounded time."""
+
+import asyncio
+import logging
+import os
+import socket
+from collections.abc import Callable
+from functools import partial
+from uuid import UUID
+
+from django.conf import settings
+from django.db import DatabaseError, connection
+from django.utils import timezone
+
+from bloxserver.core.errors import DomainError
+from bloxserver.core.ids import new_id
+from executions import endings
+from executions.dispatch import ring_bell
+from executions.endings import Ending
+from executions.engine.leases import Claimed, Holder, LeaseKeeper, claim
+from executions.engine.run import ExecutionRun
+from executions.engine.shutdown import is_shutting_down
+from executions.engine.store import Store
+from executions.models import Execution, ExecutionStatus
+from flows.services import fail_flow, load_organism
+
+logger = logging.getLogger(__name__)
+
+DRAIN_SECONDS = 120.0
+CLAIM_EVERY_SECONDS = 0.1  # while something runs: what was accepted meanwhile must not wait for it
+
+
+def drain_due_executions(*, seconds: float = DRAIN_SECONDS, until_idle: bool = False) -> None:
+    """Claim and run due executions until none is left, or for `seconds`; what is left then gets another bell.
+
+    `until_idle` is for a person or a test that wants everything carried through, parked waits aside.
+    """
+    asyncio.run(Drain(seconds).run())
+    if not until_idle and Execution.objects.claimable().exists():
+        ring_bell()
+
+
+class Drain:
+    def __init__(self, seconds: float, *, is_shutting_down: Callable[[], bool] = is_shutting_down) -> None:
+        self.seconds = seconds
+        self.capacity = settings.BLOX_WORKER_CONCURRENCY
+        self.owner = f"{socket.gethostname()}:{os.getpid()}:{new_id().hex[-8:]}"
+        self.is_shutting_down = is_shutting_down
+        self.store = Store()
+        self.keeper = LeaseKeeper(self.owner)
+        self.runs: dict[asyncio.Task[None], ExecutionRun] = {}
+
+    async def run(self) -> None:
+        self.keeper.start()
+        try:
+            await self._drain()
+        finally:
+            await asyncio.to_thread(self.keeper.close)
+            self.store.close()
+
+    async def _drain(self) -> None:
+        loop = asyncio.get_running_loop()
+        until = loop.time() + self.seconds
+        while loop.time() < until and not self.is_shutting_down():
+            claimed = await self._claim()
+            if not self.runs:
+                return
+            if not claimed or self._is_full:
+                await asyncio.wait(self.runs, timeout=CLAIM_EVERY_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+        for run in self.runs.values():
+            run.hand_back()
+        if self.runs:
+            await asyncio.wait(self.runs)
+
+    @property
+    def _is_full(self) -> bool:
+        return len(self.runs) >= self.capacity or any(run.execution.claim_alone for run in self.runs.values())
+
+    async def _claim(self) -> int:
+        """Take what is due, as far as there is room; how many were taken."""
+        if self._is_full:
+            return 0
+        take = partial(claim, self.owner, limit=self.capacity - len(self.runs), holding=len(self.runs))
+        try:
+            claimed = await self.store.call(take)
+        except DatabaseError as error:
+            logger.warning("Cannot claim: %s", error)
+            await self.store.call(connection.close)
+            return 0
+        for each in claimed:
+            await self._start(each)
+        return len(claimed)
+
+    async def _start(self, claimed: Claimed) -> None:
+        try:
+            organism = await self.store.call(partial(load_organism, claimed.execution.version_id))
+        except DomainError as error:
+            await self.store.call(partial(_refuse, claimed.execution, error.message))
+            return
+        run = ExecutionRun(claimed, organism, self.store)
+        loop = asyncio.get_running_loop()
+        self.keeper.hold(
+            run.execution.pk,
+            Holder(
+                run.fence,
+                lost=partial(loop.call_soon_threadsafe, run.lose),
+                cancel=partial(loop.call_soon_threadsafe, run.cancel),
+            ),
+        )
+        task = asyncio.create_task(run.run())
+        self.runs[task] = run
+        task.add_done_callback(partial(self._ended, run.execution.pk))
+
+    def _ended(self, execution_id: UUID, task: asyncio.Task[None]) -> None:
+        self.keeper.release(execution_id)
+        del self.runs[task]
+
+
+def _refuse(execution: Execution, reason: str) -> None:
+    """The version no longer loads (a block is gone, say): the execution ends, and its flow is out of order."""
+    message = f"The version no longer loads: {reason}"
+    endings.end_unheld(execution, Ending(ExecutionStatus.ERROR, "invalid_organism", message), now=timezone.now())
+    if not execution.is_draft:
+        fail_flow(flow=execution.flow, message=message)

@@ -1,0 +1,155 @@
+"""Leases: who works on what, by the database's clock.
+
+The one place where time is the database's and not an argument: workers on machines whose clocks differ must agree on
+when a lease has run out.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from threading import Event, Lock, Thread
+from typing import Any
+from uuid import UUID
+
+from django.conf import settings
+from django.db import DatabaseError, close_old_connections, connection, transaction
+from django.db.models import Case, DateTimeField, F, Value, When
+from django.db.models.functions import Coalesce, Now
+
+from executions.models import Execution, JournalEntry, State, Step
+
+LEASE = timedelta(seconds=settings.BLOX_LEASE_SECONDS)
+RENEW_EVERY_SECONDS = settings.BLOX_LEASE_SECONDS / 3
+LOOK_EVERY_SECONDS = 1.0  # for cancellations and lost leases
+
+
+@dataclass(slots=True)
+class Claimed:
+    """An execution that this worker holds, with all that is on record of it."""
+
+    execution: Execution
+    steps: list[Step]
+    journal: list[JournalEntry]
+
+
+def database_now() -> datetime:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT CURRENT_TIMESTAMP" if connection.vendor == "postgresql" else "SELECT STRFTIME('%Y-%m-%d %H:%M:%f+00:00', 'NOW')")
+        moment = cursor.fetchone()[0]
+    return moment if isinstance(moment, datetime) else datetime.fromisoformat(moment)
+
+
+def claim(owner: str, *, limit: int, holding: int) -> list[Claimed]:
+    """Take up to `limit` due executions for `owner`; `holding` is how many it works on already.
+
+    The ids are read once, under row locks where the database has them, and taken by an update that is conditional on
+    their state, so that two workers never take the same one. An execution whose lease has once expired is taken alone,
+    so that what it may do to a worker befalls no other.
+    """
+    with transaction.atomic():
+        candidates = list(
+            Execution.objects.claimable()
+            .order_by("priority", "due_at")
+            .select_for_update(skip_locked=True, of=("self",))
+            .only("pk", "claim_alone", "seconds_allowed", "seconds_worked")[:limit]
+        )
+        if candidates and candidates[0].claim_alone and not holding:
+            candidates = candidates[:1]
+        else:
+            candidates = [row for row in candidates if not row.claim_alone]
+        if not candidates:
+            return []
+        _take(candidates, owner)
+    return _load([row.pk for row in candidates])
+
+
+def _take(rows: list[Execution], owner: str) -> None:
+    now = database_now()
+    deadlines = [
+        When(pk=row.pk, then=Value(now + timedelta(seconds=max(0.0, row.seconds_allowed - row.seconds_worked))))
+        for row in rows
+    ]
+    Execution.objects.claimable().filter(pk__in=[row.pk for row in rows]).update(
+        state=State.WORKING,
+        fence=F("fence") + 1,
+        lease_owner=owner,
+        lease_until=Now() + LEASE,
+        claimed_at=Coalesce(F("claimed_at"), Now()),
+        due_at=None,
+        deadline_at=Case(*deadlines, output_field=DateTimeField()),
+    )
+
+
+def _load(ids: list[UUID]) -> list[Claimed]:
+    """The claimed rows, with steps and journal where they have any: what was claimed before, or retries another."""
+    claimed = {
+        row.pk: Claimed(row, [], []) for row in Execution.objects.filter(pk__in=ids).select_related("payload", "flow")
+    }
+    resumed = [row.execution.pk for row in claimed.values() if row.execution.fence > 1 or row.execution.retry_of]
+    if resumed:
+        for step in Step.objects.filter(execution__in=resumed).select_related("large_output").order_by("number"):
+            claimed[step.execution_id].steps.append(step)
+        for entry in JournalEntry.objects.filter(execution__in=resumed):
+            claimed[entry.execution_id].journal.append(entry)
+    return [claimed[pk] for pk in ids]
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """How the keeper reaches one run: both are called from the keeper's thread."""
+
+    fence: int
+    lost: Callable[[], Any]
+    cancel: Callable[[str], Any]
+
+
+class LeaseKeeper(Thread):
+    """Renews the leases of one worker process and tells its runs of what befell their rows. Has its own connection."""
+
+    def __init__(self, owner: str) -> None:
+        super().__init__(name="lease-keeper", daemon=True)
+        self.owner = owner
+        self._held: dict[UUID, Holder] = {}
+        self._lock = Lock()
+        self._done = Event()
+
+    def hold(self, execution_id: UUID, holder: Holder) -> None:
+        with self._lock:
+            self._held[execution_id] = holder
+
+    def release(self, execution_id: UUID) -> None:
+        with self._lock:
+            self._held.pop(execution_id, None)
+
+    def close(self) -> None:
+        self._done.set()
+        self.join()
+
+    def run(self) -> None:
+        renew_at = time.monotonic() + RENEW_EVERY_SECONDS
+        while not self._done.wait(LOOK_EVERY_SECONDS):
+            renewing = time.monotonic() >= renew_at
+            renew_at += RENEW_EVERY_SECONDS if renewing else 0.0
+            try:
+                self._look(renewing=renewing)
+            except DatabaseError:
+                # The database is away: leases run out, and every later write is refused by its fence.
+                close_old_connections()
+        connection.close()
+
+    def _look(self, *, renewing: bool) -> None:
+        with self._lock:
+            held = dict(self._held)
+        if not held:
+            return
+        rows = Execution.objects.filter(pk__in=held, state=State.WORKING)
+        if renewing:
+            rows.filter(lease_owner=self.owner).update(lease_until=Now() + LEASE)
+        found = {pk: (fence, canceled, reason) for pk, fence, canceled, reason in rows.values_list("pk", "fence", "cancel_requested_at", "cancel_reason")}
+        for execution_id, holder in held.items():
+            fence, canceled, reason = found.get(execution_id, (None, None, ""))
+            if fence != holder.fence:
+                holder.lost()
+            elif canceled is not None:
+                holder.cancel(reason)

@@ -1,0 +1,279 @@
+"""One delivery: its attempts, its effect, its record."""
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from django.utils import timezone
+from pydantic import ValidationError
+
+from bloxserver.core import json_text
+from executions.engine.context import StepContext
+from executions.engine.planner import Delivery, destinations
+from executions.engine.retries import may_retry, retry_delay
+from executions.engine.store import LeaseLost
+from executions.models import Step, StepStatus
+from flows.blocks.base import Arrival, BlockError, Effects, Output
+from flows.organism.scope import Scope as Names
+from flows.organism.spec import Listener
+from flows.organism.templates import redact
+from flows.services import secret_value
+
+if TYPE_CHECKING:
+    from executions.engine.run import ExecutionRun, Scope
+
+logger = logging.getLogger(__name__)
+
+MAX_OUTPUT_BYTES = 5 * 1024 * 1024
+WORKER_LOST = "worker_lost"
+OUTSIDE = (Effects.REPEATABLE, Effects.ONCE)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a delivery: a value for `to`, or an error that `to` (its `on_error`) handles."""
+
+    value: Any = None
+    to: tuple[str, ...] = ()
+    error: dict[str, Any] | None = None
+
+
+class StepFailed(BlockError):
+    """A delivery failed for good and nothing handles it: its scope has failed."""
+
+
+class StepRunner:
+    def __init__(self, run: "ExecutionRun") -> None:
+        self._run = run
+
+    async def deliver(self, scope: "Scope", delivery: Delivery) -> Outcome:
+        """Give the message to its listener, or find on record what came of that. Raises `StepFailed`."""
+        run = self._run
+        listener = run.organism.listeners[delivery.listener]
+        self._guard_loops(delivery)
+        step = run.recorded.get(delivery.key)
+        if step is not None and step.status in (StepStatus.SUCCESS, StepStatus.ERROR):
+            return self._from_record(step, delivery)
+        effects = listener.block.effects(listener.config.raw)
+        under_way = step is not None and step.status == StepStatus.RUNNING
+        step = step or self._new_step(scope, delivery, listener)
+        run.start(step)
+        if under_way:
+            lost = BlockError("The worker died while this step was under way; its outcome is unknown.", code=WORKER_LOST)
+            if _on_crash(listener, effects) == "fail":
+                return await self._fail(scope, step, delivery, lost, effects)
+            self._next_attempt(step, lost)
+        return await self._attempts(scope, step, delivery, effects)
+
+    async def _attempts(self, scope: "Scope", step: Step, delivery: Delivery, effects: Effects) -> Outcome:
+        listener = self._run.organism.listeners[delivery.listener]
+        delay = 0.0
+        while True:
+            context = StepContext(self._run, scope, step, listener)
+            if step.attempt > 1:
+                await context.wait_for_retry(delay)
+            try:
+                return await self._attempt(context, scope, step, delivery, effects)
+            except BlockError as error:
+                failure = error
+            made = 1 + sum(entry["code"] != WORKER_LOST for entry in step.failures)
+            if not may_retry(listener.retry, failure, attempt=made, effects=effects):
+                return await self._fail(scope, step, delivery, failure, effects)
+            self._next_attempt(step, failure)
+            delay = retry_delay(listener.retry, failure, attempt=made, random=self._run.random)
+            if effects in OUTSIDE:
+                await self._run.flush()  # the effect is no longer under way, should the worker die while it waits
+
+    async def _attempt(
+        self, context: StepContext, scope: "Scope", step: Step, delivery: Delivery, effects: Effects
+    ) -> Outcome:
+        if effects not in OUTSIDE:
+            return await self._work(context, scope, step, delivery, effects)
+        step.status, step.due_at = StepStatus.RUNNING, None
+        self._run.put(step)
+        await self._run.flush()  # all that led up to the effect, and that it is under way
+        effect = asyncio.create_task(self._work(context, scope, step, delivery, effects))
+        self._run.effects[effect] = step
+        effect.add_done_callback(self._run.effects.pop)
+        return await asyncio.shield(effect)  # whatever becomes of the run, it is awaited and recorded
+
+    async def _work(
+        self, context: StepContext, scope: "Scope", step: Step, delivery: Delivery, effects: Effects
+    ) -> Outcome:
+        """Run the block once and take its output into the record. Raises `BlockError`, with no secret in its message."""
+        listener = self._run.organism.listeners[delivery.listener]
+        try:
+            output = await self._run_block(context, scope, step, delivery, listener)
+            value, chosen = (output.value, output.to) if isinstance(output, Output) else (output, None)
+            value = redact(value, self._run.secrets.values())
+            text = _encode(value)
+            to = () if scope.plan.alone else _destinations(listener, chosen)
+        except BlockError as error:
+            error.message = redact(error.message, self._run.secrets.values())
+            raise
+        step.status, step.output, step.sent_to = StepStatus.SUCCESS, text, list(to)
+        step.due_at, step.completed_at = None, timezone.now()
+        self._run.finish(step)
+        if effects in OUTSIDE:
+            await self._run.flush()  # before anything that follows acts on it
+        else:
+            await self._run.flush_if_many()
+        return Outcome(value, to)
+
+    async def _run_block(
+        self, context: StepContext, scope: "Scope", step: Step, delivery: Delivery, listener: Listener
+    ) -> Any:
+        try:
+            async with context.time_limit(listener.timeout):
+                await self._fetch_secrets(listener)
+                names = Names(self._names(scope, delivery))
+                rendered = listener.config.render(names, self._run.secrets.__getitem__)
+                step.notes = names.replaced
+                config = listener.block.Config.model_validate(rendered)
+                return await listener.block.run(context, config, delivery.payload)
+        except TimeoutError as error:
+            raise BlockError(f"It gave no result within {listener.timeout:g} seconds.", code="step_timeout") from error
+        except ValidationError as error:
+            raise BlockError(_explain(error), code="config_invalid", retryable=False) from error
+        except (BlockError, LeaseLost):
+            raise
+        except Exception as error:
+            logger.exception("execution=%s listener=%s: its block crashed", self._run.execution.pk, listener.name)
+            raise BlockError(
+                f"The block {listener.block.name} crashed ({type(error).__name__}); the worker's log has the details.",
+                code="block_crashed",
+            ) from error
+
+    async def _fail(
+        self, scope: "Scope", step: Step, delivery: Delivery, error: BlockError, effects: Effects
+    ) -> Outcome:
+        """The step has failed for good: record it, and hand the error to `on_error` where there is one."""
+        handler = None if scope.plan.alone else self._run.organism.listeners[delivery.listener].on_error
+        step.status, step.error, step.error_code = StepStatus.ERROR, json_text.clean(error.message), error.code
+        step.sent_to, step.due_at, step.completed_at = [handler] if handler else [], None, timezone.now()
+        self._run.finish(step)
+        if effects in OUTSIDE:
+            await self._run.flush()
+        return self._handled(step, delivery)
+
+    def _from_record(self, step: Step, delivery: Delivery) -> Outcome:
+        if step.status == StepStatus.SUCCESS:
+            return Outcome(json_text.loads(step.output_text or "null"), tuple(step.sent_to))
+        return self._handled(step, delivery)
+
+    def _handled(self, step: Step, delivery: Delivery) -> Outcome:
+        if not step.sent_to:
+            raise StepFailed(f"{step.listener}: {step.error}", code=step.error_code, retryable=False)
+        error = {
+            "error": step.error,
+            "code": step.error_code,
+            "listener": step.listener,
+            "payload": _plain(delivery.payload),
+        }
+        return Outcome(error=error, to=tuple(step.sent_to))
+
+    def _next_attempt(self, step: Step, failure: BlockError) -> None:
+        entry = {
+            "attempt": step.attempt,
+            "code": failure.code,
+            "error": json_text.clean(failure.message),
+            "at": timezone.now().isoformat(),
+        }
+        step.failures = [*step.failures, entry]
+        step.attempt += 1
+        step.status = StepStatus.WAITING
+        self._run.put(step)
+        self._run.forget_failures_below(step.key)
+
+    def _new_step(self, scope: "Scope", delivery: Delivery, listener: Listener) -> Step:
+        is_first = not delivery.parents and not scope.plan.scope
+        return Step(
+            execution_id=self._run.execution.pk,
+            key=delivery.key,
+            scope=scope.plan.scope,
+            parents=list(delivery.parents),
+            listener=listener.name,
+            block=listener.block.name,
+            from_listener=delivery.sender,
+            status=StepStatus.WAITING,
+            input=None if delivery.inherits or is_first else json_text.dumps(_plain(delivery.payload)),
+            started_at=timezone.now(),
+        )
+
+    def _guard_loops(self, delivery: Delivery) -> None:
+        run = self._run
+        run.delivered.add(delivery.key)
+        if len(run.delivered) > run.organism.max_messages:
+            raise StepFailed(
+                f"{delivery.listener}: more than {run.organism.max_messages} messages were delivered. If that is no endless "
+                "loop, raise organism.max_messages.",
+                code="too_many_messages",
+                retryable=False,
+            )
+
+    async def _fetch_secrets(self, listener: Listener) -> None:
+        run = self._run
+        for name in listener.config.secret_names:
+            if name not in run.secrets:
+                execution = run.execution
+                run.secrets[name] = await run.store.call(
+                    lambda name=name: secret_value(flow_id=execution.flow_id, user_id=execution.user_id, name=name)  # type: ignore[misc]
+                )
+
+    def _names(self, scope: "Scope", delivery: Delivery) -> Mapping[str, Any]:
+        """What expressions see."""
+        execution = self._run.execution
+        return {
+            "payload": _plain(delivery.payload),
+            "trigger": self._run.trigger,
+            "steps": dict(scope.outputs),
+            "flow": {"id": str(execution.flow_id), "name": execution.flow.name},
+            "execution": {
+                "id": str(execution.pk),
+                "startedAt": execution.started_at.isoformat(),
+                "triggerType": execution.trigger_type,
+            },
+            "vars": self._run.variables,
+        }
+
+
+def _on_crash(listener: Listener, effects: Effects) -> str:
+    """What the author says; else an effect that must not be repeated fails, unless its `retry` agrees to repeat it."""
+    if listener.on_crash is not None:
+        return listener.on_crash
+    return "fail" if effects is Effects.ONCE and not listener.retry.explicit else "retry"
+
+
+def _destinations(listener: Listener, chosen: tuple[str, ...] | None) -> tuple[str, ...]:
+    try:
+        return destinations(listener, chosen)
+    except ValueError as error:
+        raise BlockError(f"The block {error}.", code="unknown_peer", retryable=False) from error
+
+
+def _encode(value: Any) -> str:
+    try:
+        text = json_text.dumps(value)
+    except (TypeError, ValueError) as error:
+        raise BlockError(f"Its output is not JSON: {error}.", code="output_not_json", retryable=False) from error
+    if len(text) > MAX_OUTPUT_BYTES or (not text.isascii() and len(text.encode()) > MAX_OUTPUT_BYTES):
+        raise BlockError(
+            f"Its output has more than {MAX_OUTPUT_BYTES:,} bytes; pass on less, or a reference to it.",
+            code="output_too_large",
+            retryable=False,
+        )
+    return text
+
+
+def _plain(payload: Any) -> Any:
+    """A merge's arrivals as JSON; any other payload is JSON already."""
+    if isinstance(payload, list) and payload and isinstance(payload[0], Arrival):
+        return [asdict(arrival) for arrival in payload]
+    return payload
+
+
+def _explain(error: ValidationError) -> str:
+    problems = [f"{'.'.join(str(part) for part in item['loc']) or 'config'}: {item['msg']}" for item in error.errors()]
+    return "Its config does not hold once rendered. " + "; ".join(problems[:5])

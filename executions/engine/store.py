@@ -1,0 +1,224 @@
+"""What a worker writes: one thread, one connection, and the changes of many executions in one transaction.
+
+Every change carries the fence under which its execution was claimed. A change whose fence has moved is refused, and
+its run drops what it did: the execution is another worker's now.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from copy import copy
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, TypeVar
+from uuid import UUID
+
+from django.db import DatabaseError, InterfaceError, OperationalError, connection, transaction
+from django.utils import timezone
+
+from bloxserver.core import json_text
+from executions import endings, events
+from executions.endings import Ending
+from executions.engine.leases import LEASE
+from executions.models import (
+    LARGE_OUTPUT_CHARACTERS,
+    Execution,
+    ExecutionPayload,
+    JournalEntry,
+    LargeOutput,
+    State,
+    Step,
+)
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+STEP_FIELDS = [
+    "scope", "parents", "number", "listener", "block", "from_listener", "status", "attempt", "input", "output", "is_output_apart", "sent_to",
+    "error", "error_code", "failures", "notes", "due_at", "started_at", "completed_at", "tokens_in", "tokens_out",
+]  # fmt: skip
+
+
+class LeaseLost(Exception):
+    """The execution is not this worker's any more (or the database has been away for as long as a lease lasts)."""
+
+
+@dataclass(slots=True)
+class Transaction:
+    """What a block asked to have done in the transaction that records its result."""
+
+    entry: JournalEntry  # its value is written when `run` has given it
+    run: Callable[[], Any]
+
+
+@dataclass(slots=True)
+class Change:
+    """What one run wants written, all or nothing."""
+
+    execution_id: UUID
+    fence: int
+    steps: list[Step] = field(default_factory=list)
+    journal: list[JournalEntry] = field(default_factory=list)
+    response: str | None = None
+    transaction: Transaction | None = None
+    ending: Ending | None = None
+    release: dict[str, Any] | None = None  # fields of the execution row, when it is parked or handed back
+
+
+class Store:
+    """The writer of one drain. `save` is for its event loop; everything else runs in the database thread."""
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="execution-store")
+        self._waiting: list[tuple[Change, asyncio.Future[Any]]] = []
+        self._writing = False
+
+    async def call(self, fn: Callable[[], T]) -> T:
+        """Run `fn` in the database thread."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, fn)
+
+    async def save(self, change: Change) -> Any:
+        """Write `change`, together with what other runs have waiting. Gives what its transaction gave.
+
+        Raises `LeaseLost`, and whatever its transaction raised (nothing of the change is written then).
+        """
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._waiting.append((change, future))
+        if not self._writing:
+            self._write_waiting()
+        return await future
+
+    def close(self) -> None:
+        self._thread.submit(connection.close)
+        self._thread.shutdown()
+
+    def _write_waiting(self) -> None:
+        batch, self._waiting = self._waiting, []
+        self._writing = True
+        work = asyncio.get_running_loop().run_in_executor(self._thread, write_patiently, [change for change, _ in batch])
+        work.add_done_callback(partial(self._written, [future for _, future in batch]))
+
+    def _written(self, futures: list[asyncio.Future[Any]], work: asyncio.Future[list[Any]]) -> None:
+        for future, outcome in zip(futures, work.result(), strict=True):
+            if future.cancelled():
+                continue
+            if isinstance(outcome, BaseException):
+                future.set_exception(outcome)
+            else:
+                future.set_result(outcome)
+        self._writing = False
+        if self._waiting:
+            self._write_waiting()
+
+
+def write_patiently(changes: list[Change]) -> list[Any]:
+    """`write`, again and again while the database is away, for as long as a lease lasts. Never raises."""
+    give_up_at = time.monotonic() + LEASE.total_seconds()
+    pause = 0.05
+    while True:
+        try:
+            return write(changes)
+        except (OperationalError, InterfaceError) as error:
+            connection.close()
+            if time.monotonic() + pause > give_up_at:
+                logger.warning("Dropping %d executions, whose leases have run out: %s", len(changes), error)
+                return [LeaseLost()] * len(changes)
+            time.sleep(pause)
+            pause = min(2 * pause, 1.0)
+        except Exception as error:
+            if len(changes) == 1:
+                logger.exception("A change of execution %s cannot be written", changes[0].execution_id)
+                return [error]
+            # One of them cannot be written: the others must not share its fate.
+            return [write_patiently([change])[0] for change in changes]
+
+
+def write(changes: list[Change]) -> list[Any]:
+    """All changes in one transaction; for each what its own transaction gave, or the exception that befell it."""
+    with transaction.atomic():
+        held = dict(
+            Execution.objects.select_for_update(of=("self",))
+            .filter(pk__in=[change.execution_id for change in changes], state=State.WORKING)
+            .order_by("pk")
+            .values_list("pk", "fence")
+        )
+        outcomes = [
+            _run_transaction(change) if held.get(change.execution_id) == change.fence else LeaseLost() for change in changes
+        ]
+        good = [
+            change for change, outcome in zip(changes, outcomes, strict=True) if not isinstance(outcome, BaseException)
+        ]
+        _write_records(good)
+        for change in good:
+            _write_row(change)
+    if ended := [change.execution_id for change in good if change.ending]:
+        _after(partial(endings.after_end, ended))
+    if going_on := [change.execution_id for change in good if not change.ending]:
+        _after(partial(events.announce, going_on))
+    return outcomes
+
+
+def _after(tell: Callable[[], None]) -> None:
+    """What follows a commit may fail (a broker, a connection): it is latency, and the sweeper catches up on it."""
+    try:
+        tell()
+    except DatabaseError:
+        logger.warning("Could not tell of a change", exc_info=True)
+
+
+def _run_transaction(change: Change) -> Any:
+    if change.transaction is None:
+        return None
+    entry = change.transaction.entry
+    recorded = JournalEntry.objects.filter(
+        execution_id=entry.execution_id, step_key=entry.step_key, position=entry.position
+    ).first()
+    if recorded is not None:  # the commit was made, and its answer lost with the connection
+        return json_text.loads(recorded.value)
+    try:
+        with transaction.atomic():
+            value = change.transaction.run()
+            entry.value = json_text.dumps(value)
+    except (OperationalError, InterfaceError):
+        raise
+    except Exception as error:
+        return error
+    change.journal.append(entry)
+    return value
+
+
+def _write_records(changes: list[Change]) -> None:
+    steps = [step for change in changes for step in change.steps]
+    if steps:
+        large = [step for step in steps if step.output and len(step.output) > LARGE_OUTPUT_CHARACTERS]
+        Step.objects.bulk_create(
+            [_without_output(step) if step in large else step for step in steps],
+            update_conflicts=True,
+            unique_fields=["execution", "key"],
+            update_fields=STEP_FIELDS,
+        )
+        LargeOutput.objects.bulk_create(
+            [LargeOutput(step_id=step.pk, text=step.output) for step in large], ignore_conflicts=True
+        )
+    journal = [entry for change in changes for entry in change.journal]
+    if journal:
+        JournalEntry.objects.bulk_create(journal, ignore_conflicts=True)
+
+
+def _without_output(step: Step) -> Step:
+    row = copy(step)  # the run goes on with the whole step
+    row.output, row.is_output_apart = None, True
+    return row
+
+
+def _write_row(change: Change) -> None:
+    if change.response is not None:
+        ExecutionPayload.objects.filter(pk=change.execution_id).update(response=change.response)
+    if change.ending is not None:
+        endings.end(change.execution_id, change.ending, fence=change.fence, now=timezone.now())
+    elif change.release is not None:
+        Execution.objects.filter(pk=change.execution_id, fence=change.fence).update(
+            lease_owner="", lease_until=None, deadline_at=None, **change.release
+        )

@@ -1,0 +1,29 @@
+"""Why an execution is not accepted, or not changed."""
+
+from bloxserver.core.errors import Conflict, DomainError
+
+
+class FlowNotRunning(Conflict):
+    code = "flow_not_running"
+
+
+class ExecutionEnded(Conflict):
+    code = "execution_ended"
+
+
+class ExecutionNotEnded(Conflict):
+    code = "execution_not_ended"
+
+
+class NothingFailed(Conflict):
+    code = "nothing_failed"
+
+
+class PayloadTooLarge(DomainError):
+    code = "payload_too_large"
+    status = 413
+
+
+class CallTooDeep(DomainError):
+    code = "call_too_deep"
+    status = 400

@@ -1,0 +1,42 @@
+"""The vocabulary of filters over executions and steps. They compose and never write."""
+
+from datetime import datetime
+from typing import TYPE_CHECKING, Self
+
+from django.db.models import Q
+from django.db.models.functions import Now
+
+from flows.querysets import OwnedQuerySet
+
+if TYPE_CHECKING:
+    from accounts.models import User
+    from executions.models import Execution, Step
+
+
+class ExecutionQuerySet(OwnedQuerySet["Execution"]):
+    def alive(self) -> Self:
+        return self.exclude(state="ended")
+
+    def claimable(self) -> Self:
+        """Due by the database's clock, and nobody's."""
+        return self.filter(state__in=["queued", "parked"], due_at__lte=Now())
+
+    def expired(self) -> Self:
+        """Held by a worker that has not renewed its lease."""
+        return self.filter(state="working", lease_until__lt=Now())
+
+    def between(self, since: datetime | None, until: datetime | None) -> Self:
+        rows = self
+        if since is not None:
+            rows = rows.filter(started_at__gte=since)
+        if until is not None:
+            rows = rows.filter(started_at__lt=until)
+        return rows
+
+
+class StepQuerySet(OwnedQuerySet["Step"]):
+    def for_user(self, user: "User") -> Self:
+        return self.filter(execution__user=user)
+
+    def unfinished(self) -> Self:
+        return self.filter(Q(status="running") | Q(status="waiting"))

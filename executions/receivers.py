@@ -1,0 +1,25 @@
+"""What executions do when a flow is stopped."""
+
+from typing import Any
+
+from django.dispatch import receiver
+from django.utils import timezone
+
+from executions.engine.sweeper import settle_stop
+from executions.errors import ExecutionEnded
+from executions.models import Execution
+from executions.services import cancel_execution
+from flows.models import Flow
+from flows.signals import flow_stopped
+
+
+@receiver(flow_stopped)
+def end_executions(flow: Flow, force: bool = False, **_: Any) -> None:
+    """A forced stop cancels what runs; a flow of which nothing runs is stopped at once."""
+    if force:
+        for execution in Execution.objects.alive().filter(flow=flow):
+            try:
+                cancel_execution(execution=execution, by="a forced stop of the flow", now=timezone.now())
+            except ExecutionEnded:
+                continue
+    settle_stop(flow)

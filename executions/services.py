@@ -1,0 +1,212 @@
+"""What can be done with executions: accept, cancel, retry, wait for the end.
+
+Accepted means it will run: the row is committed before anybody is told, and a worker finds it there.
+"""
+
+import time
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from django.db import transaction
+
+from billing.services import limits_of, reserve_run
+from bloxserver.core import json_text
+from bloxserver.core.ids import new_id
+from executions import endings, events
+from executions.dispatch import ring_bell
+from executions.errors import (
+    CallTooDeep,
+    ExecutionEnded,
+    ExecutionNotEnded,
+    FlowNotRunning,
+    NothingFailed,
+    PayloadTooLarge,
+)
+from executions.models import Execution, ExecutionPayload, ExecutionStatus, JournalEntry, LargeOutput, State, Step, StepStatus
+from flows.models import Flow, FlowStatus
+from flows.organism import OrganismInvalid
+from flows.organism.spec import Organism
+from flows.services import draft_version, fail_flow, load_organism, variables_for
+
+DEFAULT_SECONDS = 300.0  # of work, for an organism that names no timeout
+MAX_PAYLOAD_BYTES = 1024 * 1024
+MAX_DEPTH = 10  # of flows that call flows
+
+
+def accept_execution(
+    *,
+    flow: Flow,
+    trigger_type: str,
+    now: datetime,
+    payload: str = "null",
+    trigger: dict[str, Any] | None = None,
+    trigger_id: UUID | None = None,
+    trigger_name: str = "",
+    scheduled_for: datetime | None = None,
+    draft: bool = False,
+    listener: str = "",
+    parent: Execution | None = None,
+) -> Execution:
+    """Commit one execution of the flow's deployed version (or of its draft) and ring the bell.
+
+    `payload` is JSON text; `trigger` is what expressions see as `trigger`; `listener` tests that one listener of the
+    draft alone. Raises `FlowNotRunning` (409), `UsageLimitExceeded` (402), `PayloadTooLarge` (413), `OrganismInvalid`
+    (400, drafts), `CallTooDeep`, and `django.db.IntegrityError` where (`trigger_id`, `scheduled_for`) has been fired.
+
+    Safe under concurrency: the month's cap by a conditional update of the budget row, one firing a moment by a unique
+    constraint. A stop that commits at the same time is ordered after this.
+    """
+    if len(payload) > MAX_PAYLOAD_BYTES:
+        raise PayloadTooLarge(f"The payload has {len(payload):,} characters; {MAX_PAYLOAD_BYTES:,} are allowed.")
+    if parent is not None and parent.depth >= MAX_DEPTH:
+        raise CallTooDeep(f"Flows call flows more than {MAX_DEPTH} deep here; is there a circle?")
+    with transaction.atomic():
+        version_id, organism = _draft(flow) if draft else _deployed(flow)
+        if listener and listener not in organism.listeners:
+            names = ", ".join(organism.listeners)
+            raise OrganismInvalid.of_message(f'There is no listener "{listener}"; the draft has: {names}.')
+        return _insert(
+            Execution(
+                user_id=flow.user_id,
+                flow=flow,
+                version_id=version_id,
+                trigger_id=trigger_id,
+                trigger_name=trigger_name,
+                trigger_type=trigger_type,
+                scheduled_for=scheduled_for,
+                is_draft=draft,
+                parent_id=parent.pk if parent else None,
+                depth=parent.depth + 1 if parent else 0,
+            ),
+            ExecutionPayload(
+                input=payload,
+                trigger=json_text.dumps({"type": trigger_type, "name": trigger_name, **(trigger or {})}),
+                variables=json_text.dumps(variables_for(flow)),
+                only_listener=listener,
+            ),
+            organism=organism,
+            now=now,
+        )
+
+
+def _insert(execution: Execution, payload: ExecutionPayload, *, organism: Organism, now: datetime) -> Execution:
+    limits = limits_of(execution.flow.user)
+    reserve_run(user=execution.flow.user, now=now)
+    execution.priority = limits.priority
+    execution.seconds_allowed = int(min(organism.timeout or DEFAULT_SECONDS, limits.execution_seconds))
+    execution.started_at = execution.due_at = now
+    execution.save(force_insert=True)
+    payload.execution = execution
+    payload.save(force_insert=True)
+    ring_bell()
+    return execution
+
+
+def _draft(flow: Flow) -> tuple[UUID, Organism]:
+    version = draft_version(flow)
+    return version.pk, load_organism(version.pk)
+
+
+def _deployed(flow: Flow) -> tuple[UUID, Organism]:
+    if not flow.user.is_active:
+        raise FlowNotRunning("The account that this flow belongs to is closed.")
+    if flow.status != FlowStatus.RUNNING or flow.deployed_version_id is None:
+        raise FlowNotRunning(f'The flow "{flow.name}" is {flow.status}; start it first.')
+    try:
+        return flow.deployed_version_id, load_organism(flow.deployed_version_id)
+    except OrganismInvalid as error:
+        # Outlives the rollback of the acceptance: the flow is out of order from now on, and says why.
+        message = f"The deployed version no longer loads: {error.message}"
+        transaction.on_commit(lambda: fail_flow(flow=flow, message=message))
+        raise FlowNotRunning(f'The flow "{flow.name}" cannot run. {message}') from error
+
+
+def cancel_execution(*, execution: Execution, by: str, now: datetime) -> Execution:
+    """Cancel: at once where no worker holds it, else the worker is asked to. `by` completes "Canceled by".
+
+    Raises `ExecutionEnded` (409). The row lock orders this against claims and against the worker's own writes.
+    """
+    reason = f"Canceled by {by}."[:300]
+    with transaction.atomic():
+        row = Execution.objects.select_for_update(of=("self",)).get(pk=execution.pk)
+        if row.state == State.ENDED:
+            raise ExecutionEnded(f"The execution has already ended as {row.status}; there is nothing to cancel.")
+        if row.state == State.WORKING:
+            if row.cancel_requested_at is None:
+                row.cancel_requested_at, row.cancel_reason = now, reason
+                row.save(update_fields=["cancel_requested_at", "cancel_reason"])
+        else:
+            row.cancel_requested_at, row.cancel_reason = now, reason
+            row.save(update_fields=["cancel_requested_at", "cancel_reason"])
+            endings.end_unheld(row, endings.canceled(reason), now=now)
+    row.refresh_from_db()
+    return row
+
+
+def retry_execution(*, execution: Execution, from_failed: bool, now: datetime) -> Execution:
+    """A new execution of the same payload: from the start, or with all that finished kept on record.
+
+    From the start it runs the deployed version (a draft's test run: the draft as it is now); from the failed step it
+    runs the same version as before. Raises `ExecutionNotEnded`, `NothingFailed`, and what acceptance raises.
+    """
+    if execution.state != State.ENDED:
+        raise ExecutionNotEnded("The execution is still running; cancel it or wait for its end before retrying it.")
+    if from_failed and execution.status == ExecutionStatus.SUCCESS:
+        raise NothingFailed("The execution succeeded; retry it from the start instead.")
+    flow, payload = execution.flow, execution.payload
+    with transaction.atomic():
+        version_id, organism = _draft(flow) if execution.is_draft else _deployed(flow)
+        if from_failed:
+            version_id, organism = execution.version_id, load_organism(execution.version_id)
+        retry = _insert(
+            Execution(
+                user_id=execution.user_id,
+                flow=flow,
+                version_id=version_id,
+                trigger_id=execution.trigger_id,
+                trigger_name=execution.trigger_name,
+                trigger_type=execution.trigger_type,
+                is_draft=execution.is_draft,
+                retry_of=execution.pk,
+            ),
+            ExecutionPayload(
+                input=payload.input,
+                trigger=payload.trigger,
+                variables=payload.variables if from_failed else json_text.dumps(variables_for(flow)),
+                only_listener=payload.only_listener,
+            ),
+            organism=organism,
+            now=now,
+        )
+        if from_failed:
+            _copy_what_finished(execution, retry)
+    return retry
+
+
+def _copy_what_finished(execution: Execution, retry: Execution) -> None:
+    """Steps that succeeded, or whose failure was handled, and the journal of those: the retry resumes after them."""
+    steps = [step for step in execution.steps.all() if step.status == StepStatus.SUCCESS or step.is_handled_error]
+    by_key = {step.key: step for step in steps}
+    journal = [entry for entry in execution.journal.all() if entry.step_key in by_key]
+    large = [(output.step.key, output.text) for output in LargeOutput.objects.filter(step__in=steps).select_related("step")]
+    for row in (*steps, *journal):
+        row.id = new_id()
+        row.execution = retry
+    Step.objects.bulk_create(steps)
+    LargeOutput.objects.bulk_create(LargeOutput(step=by_key[key], text=text) for key, text in large)
+    JournalEntry.objects.bulk_create(journal)
+
+
+def wait_for_end(execution_id: UUID, seconds: float) -> Execution | None:
+    """Wait up to `seconds` for the execution's end; None when it has not come. Must not be called in a transaction."""
+    deadline = time.monotonic() + seconds
+    with events.watch(execution_id) as changes:
+        while True:
+            execution = Execution.objects.select_related("payload").get(pk=execution_id)
+            if execution.state == State.ENDED:
+                return execution
+            remaining = deadline - time.monotonic()
+            if remaining <= 0:
+                return None
+            changes.wait(remaining)

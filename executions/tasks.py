@@ -1,0 +1,20 @@
+"""Celery's way in: shells around one call each, safe to be delivered twice or never."""
+
+from celery import shared_task
+
+from executions.dispatch import Job
+from executions.engine import shutdown  # noqa: F401 - its flag must be made before the worker forks
+
+
+@shared_task(name=Job.DRAIN, ignore_result=True)
+def drain() -> None:
+    from executions.engine.drain import drain_due_executions  # the engine is the workers' alone: web and clock do without
+
+    drain_due_executions()
+
+
+@shared_task(name=Job.SWEEP, ignore_result=True)
+def sweep() -> None:
+    from executions.engine.sweeper import sweep
+
+    sweep()

@@ -1,0 +1,31 @@
+"""Under `/api/v1`."""
+
+from django.urls import path
+
+from executions.views import (
+    EventsView,
+    ExecutionViewSet,
+    FlowExecutionsStatsView,
+    FlowExecutionViewSet,
+    FlowStatsView,
+    StepViewSet,
+    TicketView,
+)
+
+FLOW = "flows/<uuid:flow_id>/executions"
+EXECUTION = f"{FLOW}/<uuid:execution_id>"
+
+urlpatterns = [
+    path("executions", ExecutionViewSet.as_view({"get": "list"}), name="executions"),
+    path("flows/<uuid:flow_id>/stats", FlowStatsView.as_view(), name="flow-stats"),
+    path(FLOW, FlowExecutionViewSet.as_view({"get": "list"}), name="flow-executions"),
+    path(f"{FLOW}/stats", FlowExecutionsStatsView.as_view(), name="flow-executions-stats"),
+    path(f"{FLOW}/run", FlowExecutionViewSet.as_view({"post": "run"}), name="flow-run"),
+    path(EXECUTION, FlowExecutionViewSet.as_view({"get": "retrieve"}), name="execution"),
+    path(f"{EXECUTION}/cancel", FlowExecutionViewSet.as_view({"post": "cancel"}), name="execution-cancel"),
+    path(f"{EXECUTION}/retry", FlowExecutionViewSet.as_view({"post": "retry"}), name="execution-retry"),
+    path(f"{EXECUTION}/steps", StepViewSet.as_view({"get": "list"}), name="steps"),
+    path(f"{EXECUTION}/steps/<uuid:step_id>", StepViewSet.as_view({"get": "retrieve"}), name="step"),
+    path(f"{EXECUTION}/events", EventsView.as_view(), name="execution-events"),
+    path(f"{EXECUTION}/events/ticket", TicketView.as_view(), name="execution-events-ticket"),
+]

@@ -1,0 +1,221 @@
+"""The operators' view of flows. What they change goes through the services, so a status is never just written."""
+
+from collections.abc import Callable
+from typing import Any, cast
+
+from django.contrib import admin, messages
+from django.db.models import Model, QuerySet
+from django.forms import ModelForm
+from django.http import HttpRequest
+from django.utils import timezone
+from django.utils.html import format_html, format_html_join
+from django.utils.safestring import SafeString
+from django.utils.text import Truncator
+
+from accounts.models import User
+from bloxserver.core.errors import DomainError
+from flows import organism, services
+from flows.default_organism import DEFAULT_ORGANISM_YAML
+from flows.forms import FlowForm, SecretForm, VariableForm
+from flows.models import Flow, FlowVersion, KeyValue, Secret, Variable
+
+BODIES = ["organism_yaml", "canvas_state"]
+DEPLOYED_BODIES = [f"deployed_version__{field}" for field in BODIES]
+
+
+@admin.register(Flow)
+class FlowAdmin(admin.ModelAdmin):
+    form = FlowForm
+    list_display = ["name", "user", "status", "version", "updated_at"]
+    list_filter = ["status", "user__tier"]
+    list_select_related = ["user", "deployed_version"]
+    search_fields = ["name", "user__email", "id"]
+    date_hierarchy = "updated_at"
+    autocomplete_fields = ["user"]
+    actions = ["start", "stop", "force_stop"]
+    readonly_fields = [
+        "id",
+        "status",
+        "error_message",
+        "version",
+        "undeployed_changes",
+        "container_id",
+        "canvas",
+        "problems",
+        "created_at",
+        "updated_at",
+    ]
+    fieldsets = [
+        (None, {"fields": ["id", "user", "name", "description"]}),
+        ("Deployment", {"fields": ["status", "error_message", "version", "undeployed_changes", "container_id"]}),
+        ("Draft", {"fields": ["problems", "organism_yaml", "canvas", "created_at", "updated_at"]}),
+    ]
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Flow]:
+        """Without what is long: the page of one flow reads its own YAML when it shows it."""
+        return super().get_queryset(request).defer(*BODIES, *DEPLOYED_BODIES)
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Flow | None = None) -> list[str]:
+        return [*self.readonly_fields, "user"] if obj else self.readonly_fields
+
+    def get_changeform_initial_data(self, request: HttpRequest) -> dict[str, Any]:
+        return {"organism_yaml": DEFAULT_ORGANISM_YAML, **super().get_changeform_initial_data(request)}
+
+    @admin.display(description="version", ordering="deployed_version__number")
+    def version(self, flow: Flow) -> int | None:
+        return flow.deployed_version.number if flow.deployed_version else None
+
+    @admin.display(description="undeployed changes", boolean=True)
+    def undeployed_changes(self, flow: Flow) -> bool:
+        return flow.has_undeployed_changes
+
+    @admin.display(description="canvas")
+    def canvas(self, flow: Flow) -> str:
+        if not flow.canvas_state:
+            return "none"
+        return f"{len(flow.canvas_state['nodes'])} nodes, {len(flow.canvas_state['edges'])} edges"
+
+    @admin.display(description="validation")
+    def problems(self, flow: Flow) -> str | SafeString:
+        if flow._state.adding:
+            return "-"
+        found = organism.validate(flow.organism_yaml)
+        lines = [
+            (kind, problem.line, problem.column, problem.path, problem.message)
+            for kind, problems in (("Error", found.errors), ("Warning", found.warnings))
+            for problem in problems
+        ]
+        if not lines:
+            return "Valid."
+        rows = format_html_join("", "<li>{}, line {}, column {} ({}): {}</li>", lines)
+        return format_html('<ul style="margin: 0">{}</ul>', rows)
+
+    @admin.action(description="Start (deploy the draft)", permissions=["change"])
+    def start(self, request: HttpRequest, flows: QuerySet[Flow]) -> None:
+        self._each(request, flows, lambda flow: services.start_flow(flow=flow, by=cast(User, request.user)))
+
+    @admin.action(description="Stop (let executions finish)", permissions=["change"])
+    def stop(self, request: HttpRequest, flows: QuerySet[Flow]) -> None:
+        self._each(request, flows, lambda flow: services.stop_flow(flow=flow))
+
+    @admin.action(description="Stop by force (cancel executions)", permissions=["change"])
+    def force_stop(self, request: HttpRequest, flows: QuerySet[Flow]) -> None:
+        self._each(request, flows, lambda flow: services.stop_flow(flow=flow, force=True))
+
+    def _each(self, request: HttpRequest, flows: QuerySet[Flow], act: Callable[[Flow], Flow]) -> None:
+        """Do it to one after the other, and say what came of each: one that is refused does not keep back the rest."""
+        for flow in flows:
+            try:
+                changed = act(flow)
+            except DomainError as error:
+                self.message_user(request, f"{flow}: {error.message}", messages.ERROR)
+            else:
+                self.message_user(request, f"{flow} is {changed.status}.", messages.SUCCESS)
+
+    def save_model(self, request: HttpRequest, obj: Flow, form: ModelForm, change: bool) -> None:
+        """Write only what was edited: a start or stop that came in between is not undone."""
+        if change:
+            services.update_flow(
+                flow=Flow.objects.get(pk=obj.pk), changes={field: getattr(obj, field) for field in form.changed_data}
+            )
+        else:
+            super().save_model(request, obj, form, change)
+
+    def delete_model(self, request: HttpRequest, obj: Flow) -> None:
+        services.delete_flow(flow=obj)
+
+    def delete_queryset(self, request: HttpRequest, queryset: QuerySet[Flow]) -> None:
+        for flow in queryset:
+            services.delete_flow(flow=flow)
+
+    def get_deleted_objects(
+        self, objs: Any, request: HttpRequest
+    ) -> tuple[list[Any], dict[str, int], set[str], list[str]]:
+        """A flow takes its history with it, which nobody may delete alone, and which is too long to list."""
+        flows = [f"{flow}, with its versions, executions, triggers, variables and secrets" for flow in objs]
+        return flows, {str(Flow._meta.verbose_name_plural): len(flows)}, set(), []
+
+
+class ReadOnlyAdmin(admin.ModelAdmin):
+    def has_add_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        return False
+
+
+@admin.register(FlowVersion)
+class FlowVersionAdmin(ReadOnlyAdmin):
+    list_display = ["__str__", "flow", "owner", "created_by", "created_at"]
+    list_select_related = ["flow__user", "created_by"]
+    list_filter = ["created_at"]
+    search_fields = ["flow__name", "flow__user__email", "id", "flow__id"]
+    ordering = ["-created_at"]
+    fields = ["id", "flow", "number", "created_at", "created_by", "digest", "yaml"]
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[FlowVersion]:
+        return super().get_queryset(request).defer(*BODIES, *(f"flow__{field}" for field in BODIES))
+
+    def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        return False
+
+    @admin.display(description="user", ordering="flow__user__email")
+    def owner(self, version: FlowVersion) -> str:
+        return version.flow.user.email
+
+    @admin.display(description="organism.yaml")
+    def yaml(self, version: FlowVersion) -> SafeString:
+        return format_html("<pre style='margin: 0'>{}</pre>", version.organism_yaml)
+
+
+class StoredAdmin(admin.ModelAdmin):
+    list_filter = ["updated_at"]
+    list_select_related = ["user", "flow"]
+    search_fields = ["name", "user__email", "flow__name", "flow__id"]
+    autocomplete_fields = ["user", "flow"]
+    readonly_fields = ["updated_at"]
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
+        return super().get_queryset(request).defer(*(f"flow__{field}" for field in BODIES))
+
+    def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
+        obj.updated_at = timezone.now()
+        super().save_model(request, obj, form, change)
+
+
+@admin.register(Variable)
+class VariableAdmin(StoredAdmin):
+    form = VariableForm
+    list_display = ["name", "user", "flow", "short_value", "updated_at"]
+
+    @admin.display(description="value")
+    def short_value(self, variable: Variable) -> str:
+        return Truncator(variable.value).chars(60)
+
+
+@admin.register(Secret)
+class SecretAdmin(StoredAdmin):
+    form = SecretForm
+    list_display = ["name", "user", "flow", "updated_at"]
+
+
+@admin.register(KeyValue)
+class KeyValueAdmin(ReadOnlyAdmin):
+    """What flows wrote for themselves: an operator looks, and may delete."""
+
+    list_display = ["key", "flow", "owner", "short_value", "expires_at", "updated_at"]
+    list_filter = ["updated_at", "expires_at"]
+    list_select_related = ["flow__user"]
+    search_fields = ["key", "flow__name", "flow__user__email", "flow__id"]
+    fields = ["flow", "key", "value", "expires_at", "updated_at"]
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[KeyValue]:
+        return super().get_queryset(request).defer(*(f"flow__{field}" for field in BODIES))
+
+    @admin.display(description="user", ordering="flow__user__email")
+    def owner(self, row: KeyValue) -> str:
+        return row.flow.user.email
+
+    @admin.display(description="value")
+    def short_value(self, row: KeyValue) -> str:
+        return Truncator(row.value).chars(60)

@@ -1,0 +1,29 @@
+"""What can be done with flows. Each verb owns its transaction; the apps above import from here."""
+
+from flows.services.deployments import fail_flow, finish_stop, start_flow, stop_flow
+from flows.services.flows import create_flow, delete_flow, duplicate_flow, export_flow, flow_by_reference, update_flow
+from flows.services.secrets import delete_secret, secret_value, set_secret
+from flows.services.variables import delete_variable, set_variable, variables_for
+from flows.services.versions import draft_version, load_organism, restore_version
+
+__all__ = [
+    "create_flow",
+    "delete_flow",
+    "delete_secret",
+    "delete_variable",
+    "draft_version",
+    "duplicate_flow",
+    "export_flow",
+    "fail_flow",
+    "finish_stop",
+    "flow_by_reference",
+    "load_organism",
+    "restore_version",
+    "secret_value",
+    "set_secret",
+    "set_variable",
+    "start_flow",
+    "stop_flow",
+    "update_flow",
+    "variables_for",
+]

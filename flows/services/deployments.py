@@ -1,0 +1,78 @@
+"""Start and stop: which version of a flow is deployed, and whether firings are accepted.
+
+Every change of status happens under the flow's row lock, or is one conditional UPDATE. The signals are sent inside the
+transaction, so triggers are armed exactly when the flow runs.
+"""
+
+from uuid import uuid4
+
+from django.db import transaction
+from django.utils import timezone
+
+from accounts.models import User
+from flows import organism
+from flows.models import Flow, FlowStatus
+from flows.services.locks import lock_flow
+from flows.services.versions import freeze_version
+from flows.signals import flow_started, flow_stopped
+
+
+def start_flow(*, flow: Flow, by: User | None) -> Flow:
+    """Deploy the draft: freeze it as a version, accept firings, arm the triggers. A running flow is redeployed.
+
+    `by` is kept as who made the version. Raises `OrganismInvalid` (400) with every error of the YAML.
+    """
+    organism.load(flow.organism_yaml)  # before the lock: on SQLite it would hold up every other writer
+    with transaction.atomic():
+        locked = lock_flow(flow)
+        if locked.organism_yaml != flow.organism_yaml:  # edited meanwhile
+            organism.load(locked.organism_yaml)
+        locked.deployed_version = freeze_version(locked, by=by)
+        _set_status(locked, FlowStatus.RUNNING, container_id=str(uuid4()))
+        flow_started.send(sender=Flow, flow=locked)
+    return locked
+
+
+def stop_flow(*, flow: Flow, force: bool = False) -> Flow:
+    """Refuse new firings at once. The flow is `stopping` while executions finish; `force` cancels them.
+
+    Stopping a stopped flow changes nothing; stopping a stopping one by force cancels what it was waiting for.
+    """
+    with transaction.atomic():
+        locked = lock_flow(flow)
+        if locked.status == FlowStatus.STOPPED:
+            return locked
+        if locked.status != FlowStatus.STOPPING:
+            _set_status(locked, FlowStatus.STOPPING, container_id=locked.container_id)
+        flow_stopped.send(sender=Flow, flow=locked, force=force)
+        locked.refresh_from_db(fields=["status", "container_id", "updated_at"])  # where nothing ran it has stopped
+    return locked
+
+
+def finish_stop(*, flow: Flow) -> bool:
+    """A stopping flow whose last execution has ended is stopped. False when it was not stopping (any more)."""
+    stopping = Flow.objects.filter(pk=flow.pk, status=FlowStatus.STOPPING)
+    return bool(stopping.update(status=FlowStatus.STOPPED, container_id=None, updated_at=timezone.now()))
+
+
+def fail_flow(*, flow: Flow, message: str) -> bool:
+    """Pause a running flow as `error` with `message`; firings are refused until a person starts it again.
+
+    It is about the deployment that the caller saw: False, and no change, when the flow has been stopped or redeployed
+    since.
+    """
+    with transaction.atomic():
+        locked = lock_flow(flow)
+        if locked.status != FlowStatus.RUNNING or locked.container_id != flow.container_id:
+            return False
+        _set_status(locked, FlowStatus.ERROR, container_id=None, error_message=message)
+        flow_stopped.send(sender=Flow, flow=locked, force=False)
+    return True
+
+
+def _set_status(
+    locked: Flow, status: FlowStatus, *, container_id: str | None, error_message: str | None = None
+) -> None:
+    locked.status, locked.container_id, locked.error_message = status, container_id, error_message
+    locked.updated_at = timezone.now()
+    locked.save(update_fields=["status", "container_id", "error_message", "deployed_version", "updated_at"])

@@ -1,0 +1,79 @@
+"""The fixed cast: Alice owns things, Bob is a stranger who must see nothing, the operator uses the admin."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+from django.core.cache import cache
+from django.test import Client
+from pytest_django import Settings
+from rest_framework.test import APIClient
+
+from accounts.models import Tier, User
+from tests.witness import Witness, witness
+
+
+@pytest.fixture
+def alice(db: None) -> User:
+    return User.objects.create_user("alice@shop.example", name="Alice", tier=Tier.PRO)
+
+
+@pytest.fixture
+def bob(db: None) -> User:
+    return User.objects.create_user("bob@other.example", name="Bob", tier=Tier.PRO)
+
+
+@pytest.fixture
+def operator(db: None) -> User:
+    return User.objects.create_superuser("operator@blox.example", "correct horse battery")
+
+
+def api_as(user: User) -> APIClient:
+    client = APIClient()
+    client.credentials(HTTP_AUTHORIZATION=f"Bearer dev:{user.email}")
+    return client
+
+
+@pytest.fixture
+def api(alice: User) -> APIClient:
+    return api_as(alice)
+
+
+@pytest.fixture
+def bobs_api(bob: User) -> APIClient:
+    return api_as(bob)
+
+
+@pytest.fixture
+def anonymous() -> APIClient:
+    return APIClient()
+
+
+@pytest.fixture
+def admin_client(operator: User) -> Client:
+    client = Client()
+    client.force_login(operator, backend="django.contrib.auth.backends.ModelBackend")
+    return client
+
+
+@pytest.fixture
+def drain(transactional_db: None) -> Callable[[], None]:
+    """Runs everything that can be claimed, in this process, to its end."""
+    from executions.engine.drain import drain_due_executions
+
+    def run() -> None:
+        drain_due_executions(seconds=30, until_idle=True)
+
+    return run
+
+
+@pytest.fixture(autouse=True)
+def _fresh_cache() -> None:
+    cache.clear()
+
+
+@pytest.fixture
+def world(settings: Settings) -> Iterator[Witness]:
+    """The outside world, which flows are allowed to reach."""
+    with witness() as server:
+        settings.BLOX_HTTP_ALLOW = [server.host]
+        yield server

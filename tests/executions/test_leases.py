@@ -1,0 +1,142 @@
+"""Who holds an execution, and what becomes of it when its holder is gone."""
+
+import threading
+from collections.abc import Callable
+from datetime import timedelta
+
+import pytest
+from django.db import connection
+from django.db.models.functions import Now
+from django.utils import timezone
+from rest_framework.test import APIClient
+
+from executions.endings import Ending
+from executions.engine.leases import claim
+from executions.engine.store import Change, LeaseLost, write
+from executions.engine.sweeper import sweep
+from executions.models import Execution, ExecutionStatus, State, Step, StepStatus
+from tests.executions.flows import run, start
+from tests.witness import Witness
+
+pytestmark = pytest.mark.django_db(transaction=True)
+Drain = Callable[[], None]
+TRANSFORM = "  - {name: a, handler: blox.transform, config: {value: 1}}\n"
+
+
+def expire(execution: Execution) -> None:
+    Execution.objects.filter(pk=execution.pk).update(lease_until=Now() - timedelta(seconds=1))
+
+
+def test_what_a_vanished_worker_held_is_run_by_another(api: APIClient, drain: Drain) -> None:
+    execution = run(api, start(api, TRANSFORM))
+    claim("vanished", limit=10, holding=0)
+    drain()
+    execution.refresh_from_db()
+    assert execution.state == State.WORKING  # its lease still holds: nobody else may touch it
+    expire(execution)
+    sweep()
+    drain()
+    execution.refresh_from_db()
+    assert (execution.state, execution.status) == (State.ENDED, "success")
+
+
+def test_a_worker_that_lost_its_lease_writes_nothing(api: APIClient) -> None:
+    execution = run(api, start(api, TRANSFORM))
+    [claimed] = claim("slow", limit=10, holding=0)
+    expire(execution)
+    sweep()
+    late = Change(execution.pk, claimed.execution.fence, ending=Ending(ExecutionStatus.SUCCESS, output="1"))
+    assert isinstance(write([late])[0], LeaseLost)
+    execution.refresh_from_db()
+    assert execution.state == State.QUEUED
+
+
+def test_an_execution_that_takes_its_worker_down_again_and_again_is_ended(api: APIClient) -> None:
+    execution = run(api, start(api, TRANSFORM))
+    for _ in range(4):
+        claim("dying", limit=10, holding=0)
+        expire(execution)
+        sweep()
+    execution.refresh_from_db()
+    assert (execution.status, execution.error_code, execution.crashes) == ("error", "worker_lost", 3)
+
+
+def test_after_one_expiry_an_execution_is_claimed_alone(api: APIClient) -> None:
+    flow = start(api, TRANSFORM)
+    suspect, other = run(api, flow), run(api, flow)
+    claim("dying", limit=1, holding=0)
+    Execution.objects.filter(state=State.WORKING).update(lease_until=Now() - timedelta(seconds=1))
+    sweep()
+    Execution.objects.filter(pk=suspect.pk).update(due_at=Now() - timedelta(hours=1))  # first in line
+    assert [each.execution.pk for each in claim("careful", limit=10, holding=0)] == [suspect.pk]
+    assert [each.execution.pk for each in claim("other", limit=10, holding=1)] == [other.pk]
+
+
+def test_an_effect_under_way_when_its_worker_died_is_not_repeated_when_it_must_not_be(
+    api: APIClient, drain: Drain, world: Witness
+) -> None:
+    flow = start(api, f'  - {{name: pay, handler: blox.http, config: {{method: POST, url: "{world.url}/echo"}}}}\n')
+    execution = run(api, flow)
+    _dies_during_step(execution, "pay")
+    drain()
+    execution.refresh_from_db()
+    assert (execution.status, execution.error_code) == ("error", "worker_lost")
+    assert world.calls == []
+
+
+def test_an_effect_under_way_is_repeated_when_it_may_be(api: APIClient, drain: Drain, world: Witness) -> None:
+    flow = start(api, f'  - {{name: fetch, handler: blox.http, config: {{url: "{world.url}/echo"}}}}\n')
+    execution = run(api, flow)
+    _dies_during_step(execution, "fetch")
+    drain()
+    execution.refresh_from_db()
+    assert execution.status == "success"
+    assert [key for _, _, key in world.calls] == [f"{execution.pk}:{execution.steps.get().key}"]
+
+
+def test_a_hung_execution_is_ended_though_its_worker_renews_the_lease(api: APIClient) -> None:
+    execution = run(api, start(api, TRANSFORM))
+    claim("hung", limit=10, holding=0)
+    Execution.objects.filter(pk=execution.pk).update(deadline_at=Now() - timedelta(minutes=1))
+    sweep()
+    execution.refresh_from_db()
+    assert (execution.state, execution.status) == (State.ENDED, "timeout")
+
+
+def test_two_workers_never_claim_the_same_execution(api: APIClient) -> None:
+    flow = start(api, TRANSFORM)
+    for _ in range(20):
+        run(api, flow)
+    taken: list[str] = []
+
+    def work(owner: str) -> None:
+        while claimed := claim(owner, limit=3, holding=0):
+            taken.extend(str(each.execution.pk) for each in claimed)
+        connection.close()
+
+    threads = [threading.Thread(target=work, args=(f"worker {number}",)) for number in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    left = Execution.objects.claimable().count()
+    assert len(taken) == len(set(taken)) == 20 - left
+
+
+def _dies_during_step(execution: Execution, listener: str) -> None:
+    """Leave what a worker leaves that is killed while the only step's effect is under way."""
+    from executions.engine.planner import derive_key
+
+    [claimed] = claim("dying", limit=10, holding=0)
+    step = Step(
+        execution=execution,
+        key=derive_key("", "", listener),
+        number=1,
+        listener=listener,
+        block="blox.http",
+        status=StepStatus.RUNNING,
+        started_at=timezone.now(),
+    )
+    write([Change(execution.pk, claimed.execution.fence, steps=[step])])
+    expire(execution)
+    sweep()

@@ -1,0 +1,67 @@
+"""A worker that is killed takes nothing with it: what had finished stays finished, what had not goes on elsewhere."""
+
+import time
+from collections.abc import Callable
+
+import pytest
+from rest_framework.test import APIClient
+
+from executions.dispatch import ring_bell
+from executions.engine.sweeper import sweep
+from executions.models import Execution, State
+from tests.executions.flows import run, start
+from tests.faults.processes import worker
+from tests.witness import Witness
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.faults]
+
+LISTENERS = """\
+  - {{name: one, handler: blox.http, config: {{method: POST, url: "{url}/echo?one"}}, peers: [two]}}
+  - {{name: two, handler: blox.http, config: {{url: "{url}/slow?s=2"}}, peers: [three]}}
+  - {{name: three, handler: blox.http, config: {{method: POST, url: "{url}/echo?three"}}}}
+"""
+
+
+def wait_until(true: Callable[[], bool], *, seconds: float = 40, sweeping: bool = False) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, "it did not come about in time"
+        if sweeping:
+            sweep()
+        time.sleep(0.1)
+
+
+def all_ended() -> bool:
+    return not Execution.objects.exclude(state=State.ENDED).exists()
+
+
+def test_a_killed_workers_executions_finish_in_another_and_no_finished_effect_runs_twice(
+    api: APIClient, world: Witness
+) -> None:
+    flow = start(api, LISTENERS.format(url=world.url))
+    with worker() as doomed:
+        executions = [run(api, flow) for _ in range(10)]
+        wait_until(lambda: sum("slow" in path for path in world.paths()) == 10)
+        doomed.kill()
+    with worker():
+        wait_until(all_ended, sweeping=True)
+    assert {execution.status for execution in Execution.objects.all()} == {"success"}, doomed.output()
+    by_path = {key: count for key, count in world.by_key().items() if count > 1}
+    steps = {f"{step.execution_id}:{step.key}": step.listener for e in executions for step in e.steps.all()}
+    assert {steps[key] for key in by_path} <= {"two"}  # only the step that was under way, which may be repeated
+    assert all(count == 2 for count in by_path.values())
+
+
+def test_sigterm_lets_steps_end_and_hands_the_rest_back(api: APIClient, world: Witness) -> None:
+    flow = start(api, LISTENERS.format(url=world.url))
+    with worker() as leaving:
+        run(api, flow)
+        wait_until(lambda: any("slow" in path for path in world.paths()))
+        assert leaving.terminate(seconds=20) == 0, leaving.output()
+    execution = Execution.objects.get()
+    assert (execution.state, execution.crashes, execution.claim_alone) == (State.QUEUED, 0, False), leaving.output()
+    assert [step.status for step in execution.steps.all()] == ["success", "success"]
+    with worker():
+        ring_bell()
+        wait_until(all_ended, sweeping=True)
+    assert max(world.by_key().values()) == 1

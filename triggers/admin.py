@@ -1,0 +1,206 @@
+"""The operators' view of triggers and of the receipts of webhook calls. Changes go through the services."""
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+from django import forms
+from django.contrib import admin, messages
+from django.db.models import Model, QuerySet
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.urls import reverse
+from django.utils import timezone
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+
+from bloxserver.core.errors import DomainError
+from executions.models import TriggerType
+from triggers import services
+from triggers.config import read_config
+from triggers.errors import InvalidTriggerConfig
+from triggers.models import Receipt, Trigger
+from triggers.serializers import CONFIG_HELP
+
+
+class TriggerForm(forms.ModelForm):
+    """Checks a config as the API does."""
+
+    class Meta:
+        model = Trigger
+        fields = ("flow", "type", "name", "config", "enabled")
+
+    config = forms.JSONField(required=False, help_text=CONFIG_HELP)
+
+    def clean_config(self) -> Any:
+        value = self.cleaned_data["config"]
+        return {} if value is None else value
+
+    def clean(self) -> dict[str, Any]:
+        cleaned = super().clean() or {}
+        type = self.instance.type or cleaned.get("type")
+        if type and "config" in cleaned:
+            try:
+                read_config(type, cleaned["config"])
+            except InvalidTriggerConfig as error:
+                self.add_error("config", (error.details or {})["config"])
+        return cleaned
+
+
+@admin.register(Trigger)
+class TriggerAdmin(admin.ModelAdmin):
+    form = TriggerForm
+    list_display = ("name", "flow", "owner", "type", "enabled", "next_fire_at", "created_at")
+    list_filter = ("type", "enabled", "flow__status", "flow__user__tier")
+    list_select_related = ("flow__user",)
+    search_fields = ("name", "flow__name", "flow__user__email", "id")
+    date_hierarchy = "created_at"
+    autocomplete_fields = ("flow",)
+    actions = ("fire_now", "enable", "disable", "regenerate_tokens")
+    readonly_fields = ("id", "webhook_address", "next_fire_at", "upcoming", "created_at")
+    fields = (
+        "id",
+        "flow",
+        "type",
+        "name",
+        "enabled",
+        "config",
+        "webhook_address",
+        "next_fire_at",
+        "upcoming",
+        "created_at",
+    )
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Trigger]:
+        return super().get_queryset(request).with_flow()  # type: ignore[attr-defined]
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Trigger | None = None) -> tuple[str, ...]:
+        return (*self.readonly_fields, "flow", "type") if obj else self.readonly_fields
+
+    def changeform_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        """What a service refuses (a flow's last trigger is taken, say) is told, and nothing is stored."""
+        try:
+            return super().changeform_view(request, *args, **kwargs)
+        except DomainError as error:
+            self.message_user(request, error.message, messages.ERROR)
+            return HttpResponseRedirect(request.get_full_path())
+
+    def save_model(self, request: HttpRequest, obj: Trigger, form: Any, change: bool) -> None:
+        now = timezone.now()
+        if change:
+            changes = {field: form.cleaned_data[field] for field in form.changed_data}
+            services.update_trigger(trigger=obj, changes=changes, now=now)
+        else:
+            fields = {field: form.cleaned_data[field] for field in ("type", "name", "config", "enabled")}
+            obj.pk = services.create_trigger(flow=form.cleaned_data["flow"], now=now, **fields).pk
+
+    def get_deleted_objects(
+        self, objs: Any, request: HttpRequest
+    ) -> tuple[list[str], dict[str, int], set[str], list[str]]:
+        """Receipts go with their trigger, unlisted: there may be thousands, and none is worth a look."""
+        return [str(trigger) for trigger in objs], {"triggers": len(objs)}, set(), []
+
+    def delete_model(self, request: HttpRequest, obj: Trigger) -> None:
+        services.delete_trigger(trigger=obj)
+
+    def delete_queryset(self, request: HttpRequest, queryset: QuerySet[Trigger]) -> None:
+        for trigger in queryset:
+            services.delete_trigger(trigger=trigger)
+
+    @admin.display(description="owner", ordering="flow__user__email")
+    def owner(self, trigger: Trigger) -> str:
+        return trigger.flow.user.email
+
+    @admin.display(description="webhook URL")
+    def webhook_address(self, trigger: Trigger) -> str:
+        if not trigger.token_encrypted:
+            return "-"
+        return trigger.webhook_url or "Its encryption key is gone: regenerate the token to see a URL."
+
+    @admin.display(description="next firings")
+    def upcoming(self, trigger: Trigger) -> str:
+        if trigger.type != TriggerType.SCHEDULE:
+            return "-"
+        try:
+            moments = services.preview(trigger, now=timezone.now())
+        except InvalidTriggerConfig as error:
+            return error.message
+        armed = "" if trigger.next_fire_at else " (not armed: the flow is not running, or the trigger is disabled)"
+        return ", ".join(f"{moment:%Y-%m-%d %H:%M:%S}" for moment in moments) + " UTC" + armed
+
+    @admin.action(description="Fire now", permissions=["change"])
+    def fire_now(self, request: HttpRequest, queryset: QuerySet[Trigger]) -> None:
+        def fire(trigger: Trigger) -> str:
+            return f"Fired: execution {services.fire_trigger(trigger=trigger, now=timezone.now()).pk}."
+
+        self._each(request, queryset, fire)
+
+    @admin.action(description="Enable", permissions=["change"])
+    def enable(self, request: HttpRequest, queryset: QuerySet[Trigger]) -> None:
+        self._set_enabled(request, queryset, True)
+
+    @admin.action(description="Disable", permissions=["change"])
+    def disable(self, request: HttpRequest, queryset: QuerySet[Trigger]) -> None:
+        self._set_enabled(request, queryset, False)
+
+    @admin.action(description="Regenerate the token (the old URL stops working)", permissions=["change"])
+    def regenerate_tokens(self, request: HttpRequest, queryset: QuerySet[Trigger]) -> None:
+        def regenerate(trigger: Trigger) -> str:
+            services.regenerate_token(trigger=trigger)
+            return "Regenerated the token."
+
+        self._each(request, queryset, regenerate)
+
+    def _set_enabled(self, request: HttpRequest, queryset: QuerySet[Trigger], enabled: bool) -> None:
+        def change(trigger: Trigger) -> str:
+            services.update_trigger(trigger=trigger, changes={"enabled": enabled}, now=timezone.now())
+            return "Enabled." if enabled else "Disabled."
+
+        self._each(request, queryset, change)
+
+    def _each(self, request: HttpRequest, triggers: QuerySet[Trigger], act: Callable[[Trigger], str]) -> None:
+        """Act on each, keep a log entry of it, and tell of each refusal by name; one does not stop the others."""
+        done = 0
+        for trigger in triggers:
+            try:
+                message = act(trigger)
+            except DomainError as error:
+                self.message_user(request, f"{trigger.name}: {error.message}", messages.ERROR)
+            else:
+                self.log_change(request, trigger, message)
+                done += 1
+        if done:
+            self.message_user(request, f"Done for {done} trigger{'' if done == 1 else 's'}.", messages.SUCCESS)
+
+
+@admin.register(Receipt)
+class ReceiptAdmin(admin.ModelAdmin):
+    """Which webhook calls came with a key, and what they became."""
+
+    list_display = ("key", "trigger", "flow", "execution", "created_at")
+    list_select_related = ("trigger__flow",)
+    search_fields = ("key", "execution_id", "trigger__name")
+    list_filter: ClassVar[tuple[str, ...]] = ("created_at",)
+    date_hierarchy = "created_at"
+    fields = ("key", "trigger", "flow", "execution", "fingerprint", "created_at")
+    readonly_fields = fields
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Receipt]:
+        bodies = ("trigger__flow__organism_yaml", "trigger__flow__canvas_state")
+        return super().get_queryset(request).select_related("trigger__flow").defer(*bodies)
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        return False
+
+    @admin.display(ordering="trigger__flow__name")
+    def flow(self, receipt: Receipt) -> str:
+        return receipt.trigger.flow.name
+
+    @admin.display(ordering="execution_id")
+    def execution(self, receipt: Receipt) -> SafeString:
+        url = reverse("admin:executions_execution_change", args=[receipt.execution_id])
+        return format_html('<a href="{}">{}</a>', url, receipt.execution_id)

@@ -1,0 +1,133 @@
+"""When a schedule fires: five-field cron in an IANA time zone, by Debian cron's rules. Pure: no Django, no database.
+
+`cronsim` finds the moments. Where clocks change, it does as Debian's cron does: a job at a fixed time that falls into
+the skipped hour runs at the first valid moment after it, one in the repeated hour runs once, and a job whose minute or
+hour is a wildcard follows real time. All moments that come out of here are in UTC.
+"""
+
+import difflib
+import hashlib
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta, tzinfo
+from functools import lru_cache
+from itertools import chain, islice, takewhile
+from uuid import UUID
+from zoneinfo import ZoneInfo, available_timezones
+
+from cronsim import CronSim, CronSimError
+
+MAX_LENGTH = 100  # characters; a real expression has about twenty
+MAX_JITTER = 3600  # seconds
+ALIASES = {
+    "@hourly": "0 * * * *",
+    "@daily": "0 0 * * *",
+    "@midnight": "0 0 * * *",
+    "@weekly": "0 0 * * 0",
+    "@monthly": "0 0 1 * *",
+    "@yearly": "0 0 1 1 *",
+    "@annually": "0 0 1 1 *",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """A valid cron expression in a time zone, made by `parse`."""
+
+    cron: str  # five fields
+    zone: tzinfo
+
+    def after(self, moment: datetime) -> Iterator[datetime]:
+        """The moments after `moment`, in order, without end."""
+        for local in CronSim(self.cron, moment.astimezone(self.zone)):
+            found = local.astimezone(UTC)
+            # In the second pass of a repeated hour cronsim offers the first pass again: that is past.
+            if found > moment:
+                yield found
+
+    def next(self, after: datetime) -> datetime:
+        """The first moment after `after`."""
+        return next(self.after(after))
+
+    def first(self, count: int, *, after: datetime) -> list[datetime]:
+        """The first `count` moments after `after`."""
+        return list(islice(self.after(after), count))
+
+    def between(self, first: datetime, until: datetime, *, limit: int) -> list[datetime]:
+        """Up to `limit` moments, from `first` (a moment itself) to `until`, both included, the oldest first."""
+        moments = chain([first], self.after(first))
+        return list(islice(takewhile(lambda moment: moment <= until, moments), limit))
+
+    def latest(self, first: datetime, until: datetime) -> datetime:
+        """The last moment up to `until`, both included; `first` (a moment itself, not after `until`) at the earliest.
+
+        Looks back over windows that grow, so that a month without a clock costs no walk through its 43,200 minutes.
+        """
+        window = timedelta(minutes=1)
+        while until - window > first:
+            found = list(takewhile(lambda moment: moment <= until, self.after(until - window)))
+            if found:
+                return found[-1]
+            window *= 4
+        return self.between(first, until, limit=sys.maxsize)[-1]
+
+
+@lru_cache(maxsize=1024)
+def parse(cron: str, zone: str = "UTC") -> Schedule:
+    """The schedule that `cron` and `zone` say. Raises `ValueError` with a message for whoever wrote them."""
+    return Schedule(parse_cron(cron), parse_zone(zone))
+
+
+def parse_cron(cron: str) -> str:
+    """`cron` as five fields, its `@` name replaced. Raises `ValueError` when it can't be read or has no moment."""
+    if len(cron) > MAX_LENGTH:
+        raise ValueError(f"A cron expression has at most {MAX_LENGTH} characters; this one has {len(cron)}.")
+    text = cron.strip()
+    if text.startswith("@"):
+        if text.lower() not in ALIASES:
+            raise ValueError(f"Unknown name {text}. Known are {', '.join(ALIASES)}.")
+        return ALIASES[text.lower()]
+    fields = text.split()
+    if len(fields) != 5:
+        raise ValueError(
+            f"A cron expression has five fields (minute, hour, day of month, month, day of week); this one has {len(fields)}."
+            + (" Seconds are not supported." if len(fields) == 6 else "")
+        )
+    try:
+        # The calendar repeats after 400 years, but what cronsim does not find in 50 it takes for never.
+        next(CronSim(text, datetime(2024, 1, 1, tzinfo=UTC)))
+    except CronSimError as error:
+        raise ValueError(f'{error}: "{text}" is not a cron expression that ever fires.') from None
+    except StopIteration:
+        raise ValueError(f'"{text}" never fires: no date matches it.') from None
+    return text
+
+
+def parse_zone(name: str) -> tzinfo:
+    """The time zone of that IANA name. Raises `ValueError` naming the nearest."""
+    if name == "UTC":
+        return UTC
+    if name not in _zones():
+        near = {known.rpartition("/")[2].lower(): known for known in _zones()} | {
+            known.lower(): known for known in _zones()
+        }
+        guesses = difflib.get_close_matches(name.lower()[:64], near, n=1, cutoff=0.6)
+        hint = f" Did you mean {near[guesses[0]]}?" if guesses else " Use an IANA name such as Europe/Berlin."
+        raise ValueError(f'Unknown time zone "{name[:64]}".{hint}')
+    return ZoneInfo(name)
+
+
+@lru_cache(maxsize=1)
+def _zones() -> frozenset[str]:
+    return frozenset(available_timezones() - {"localtime"})  # what that is differs from machine to machine
+
+
+def offset(trigger_id: UUID, jitter: int) -> timedelta:
+    """By how much a trigger with `jitter` seconds fires after each of its moments: the same each time.
+
+    Triggers that share a moment spread evenly over the window; one trigger's firings keep their order and distance.
+    """
+    if not jitter:
+        return timedelta(0)
+    return timedelta(seconds=int.from_bytes(hashlib.sha256(trigger_id.bytes).digest()[:8]) % (jitter + 1))

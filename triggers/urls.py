@@ -1,0 +1,26 @@
+"""Under `/api/v1`, and the public paths of webhooks."""
+
+from django.urls import path
+
+from triggers import ingress
+from triggers.views import TriggerViewSet
+
+_OF_FLOW = "flows/<uuid:flow_id>/triggers"
+_OF_ONE = f"{_OF_FLOW}/<uuid:trigger_id>"
+
+urlpatterns = [
+    path(_OF_FLOW, TriggerViewSet.as_view({"get": "list", "post": "create"}), name="triggers"),
+    path(
+        _OF_ONE,
+        TriggerViewSet.as_view({"get": "retrieve", "patch": "partial_update", "delete": "destroy"}),
+        name="trigger",
+    ),
+    path(f"{_OF_ONE}/regenerate-token", TriggerViewSet.as_view({"post": "regenerate_token"}), name="trigger-token"),
+    path(f"{_OF_ONE}/fire", TriggerViewSet.as_view({"post": "fire"}), name="trigger-fire"),
+]
+
+# After the paths under /webhooks/ that have a name of their own.
+public_urlpatterns = [
+    path("webhooks/<str:token>", ingress.receive, name="webhook"),
+    path("webhooks/<str:token>/test", ingress.test, name="webhook-test"),
+]
