@@ -1,4 +1,4 @@
-from typing import Any, ClassVar
+from typing import Any
 
 from django.contrib import admin, messages
 from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
@@ -29,7 +29,7 @@ class UserAdmin(DjangoUserAdmin):
     form = UserForm
     add_form = NewUserForm
     action_form = TierActionForm
-    actions: ClassVar = ["set_tier"]
+    actions = ["set_tier"]
     list_display = ("email", "name", "tier", "is_active", "is_staff", "created_at", "last_login")
     list_filter = ("tier", "is_active", "is_staff", "created_at")
     search_fields = ("email", "name", "clerk_subject", "=id")
@@ -37,14 +37,14 @@ class UserAdmin(DjangoUserAdmin):
     ordering = ("-created_at",)
     date_hierarchy = "created_at"
     readonly_fields = ("id", "created_at", "last_login", "clerk_updated_at", "deleted_at")
-    fieldsets: ClassVar = (
+    fieldsets = (
         (None, {"fields": ("id", "email", "password")}),
         ("Profile", {"fields": ("name", "avatar_url", "tier")}),
         ("Clerk", {"fields": ("clerk_subject", "clerk_updated_at", "deleted_at")}),
         ("May", {"fields": ("is_active", "is_staff", "is_superuser", "groups", "user_permissions")}),
         ("When", {"fields": ("created_at", "last_login")}),
     )
-    add_fieldsets: ClassVar = (
+    add_fieldsets = (
         (None, {"classes": ("wide",), "fields": ("email", "name", "tier", "is_staff")}),
         ("Password", {"classes": ("wide",), "fields": ("usable_password", "password1", "password2")}),
     )

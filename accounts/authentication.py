@@ -50,7 +50,9 @@ def _access_token(secret: str) -> AccessToken:
     if token is None:
         raise AuthenticationFailed("The access token is unknown or was revoked: make a new one.")
     if token.expires_at is not None and token.expires_at <= timezone.now():
-        raise AuthenticationFailed(f"The access token expired on {token.expires_at:%Y-%m-%d %H:%M} UTC: make a new one.")
+        raise AuthenticationFailed(
+            f"The access token expired on {token.expires_at:%Y-%m-%d %H:%M} UTC: make a new one."
+        )
     return token
 
 

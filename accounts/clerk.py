@@ -103,7 +103,9 @@ def _reason(error: jwt.PyJWTError) -> str:
         case jwt.InvalidAudienceError():
             return "The session token is meant for another audience (`aud`)."
         case jwt.MissingRequiredClaimError():
-            return f"The session token lacks the claim `{error.claim}`: send a session token, not one of a JWT template."
+            return (
+                f"The session token lacks the claim `{error.claim}`: send a session token, not one of a JWT template."
+            )
         case jwt.InvalidSignatureError():
             return "The session token's signature is wrong."
         case _:

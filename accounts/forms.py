@@ -1,7 +1,5 @@
 """The admin's forms for users; Django's own are written for its own user model."""
 
-from typing import ClassVar
-
 from django import forms
 from django.contrib.admin.helpers import ActionForm
 from django.contrib.auth.forms import AdminUserCreationForm, UserChangeForm
@@ -12,7 +10,7 @@ from accounts.models import Tier, User
 class NewUserForm(AdminUserCreationForm):
     class Meta:
         model = User
-        fields: ClassVar = ("email", "name", "tier", "is_staff")
+        fields = ("email", "name", "tier", "is_staff")
 
 
 class UserForm(UserChangeForm):

@@ -12,7 +12,6 @@ from django.utils import timezone
 from accounts.querysets import AccessTokenQuerySet
 from bloxserver.core.ids import new_id
 
-
 WEB_ADDRESS = URLValidator(schemes=["http", "https"])  # a page shows the avatar: no javascript:, no ftp:
 
 
@@ -44,20 +43,33 @@ class User(AbstractBaseUser, PermissionsMixin):
 
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
     clerk_subject = models.CharField(
-        "Clerk id", max_length=255, null=True, blank=True, unique=True, help_text="Clerk's user id; empty for a local user."
+        "Clerk id",
+        max_length=255,
+        null=True,
+        blank=True,
+        unique=True,
+        help_text="Clerk's user id; empty for a local user.",
     )
     email = models.EmailField(max_length=254)
     name = models.CharField(max_length=255, null=True, blank=True)
     avatar_url = models.CharField(max_length=2000, null=True, blank=True, validators=[WEB_ADDRESS])
     tier = models.CharField(max_length=20, choices=Tier.choices, default=Tier.FREE)
-    is_active = models.BooleanField(default=True, help_text="Off: no request is answered and no flow of theirs is fired.")
+    is_active = models.BooleanField(
+        default=True, help_text="Off: no request is answered and no flow of theirs is fired."
+    )
     is_staff = models.BooleanField("operator", default=False, help_text="May sign in to this admin.")
     created_at = models.DateTimeField(default=timezone.now, editable=False)
     clerk_updated_at = models.DateTimeField(
-        null=True, blank=True, editable=False, help_text="The moment of the newest Clerk event seen: older ones change nothing."
+        null=True,
+        blank=True,
+        editable=False,
+        help_text="The moment of the newest Clerk event seen: older ones change nothing.",
     )
     deleted_at = models.DateTimeField(
-        null=True, blank=True, editable=False, help_text="When Clerk deleted this subject. The row stays as a tombstone."
+        null=True,
+        blank=True,
+        editable=False,
+        help_text="When Clerk deleted this subject. The row stays as a tombstone.",
     )
 
     objects: ClassVar[UserManager] = UserManager()
@@ -70,7 +82,9 @@ class User(AbstractBaseUser, PermissionsMixin):
         constraints = [
             # Sign-in and `dev:<email>` find a user by address whatever its case; two users never share one.
             models.UniqueConstraint(
-                Lower("email"), name="user_email_unique", violation_error_message="A user with this e-mail address exists."
+                Lower("email"),
+                name="user_email_unique",
+                violation_error_message="A user with this e-mail address exists.",
             ),
             models.CheckConstraint(condition=models.Q(tier__in=Tier.values), name="user_tier_known"),
         ]
@@ -110,4 +124,3 @@ class AccessToken(models.Model):
 
     def __str__(self) -> str:
         return f"{self.name} (...{self.hint})"
-

@@ -1,4 +1,4 @@
-from typing import Any, ClassVar
+from typing import Any
 
 from django.utils import timezone
 from rest_framework import serializers
@@ -12,8 +12,8 @@ class UserSerializer(serializers.ModelSerializer[User]):
 
     class Meta:
         model = User
-        fields: ClassVar = ["id", "clerk_id", "email", "name", "avatar_url", "tier", "created_at"]
-        read_only_fields: ClassVar = ["id", "email", "tier", "created_at"]
+        fields = ["id", "clerk_id", "email", "name", "avatar_url", "tier", "created_at"]
+        read_only_fields = ["id", "email", "tier", "created_at"]
 
 
 class AccessTokenSerializer(serializers.ModelSerializer[AccessToken]):
@@ -27,8 +27,8 @@ class AccessTokenSerializer(serializers.ModelSerializer[AccessToken]):
 
     class Meta:
         model = AccessToken
-        fields: ClassVar = ["id", "name", "hint", "scopes", "expires_at", "last_used_at", "created_at"]
-        read_only_fields: ClassVar = ["id", "hint", "last_used_at", "created_at"]
+        fields = ["id", "name", "hint", "scopes", "expires_at", "last_used_at", "created_at"]
+        read_only_fields = ["id", "hint", "last_used_at", "created_at"]
 
     def validate_expires_at(self, value: Any) -> Any:
         if value is not None and value <= timezone.now():
@@ -52,4 +52,4 @@ class CreatedAccessTokenSerializer(AccessTokenSerializer):
     token = serializers.CharField(read_only=True, help_text="The secret. It is shown this once and not stored.")
 
     class Meta(AccessTokenSerializer.Meta):
-        fields: ClassVar = [*AccessTokenSerializer.Meta.fields, "token"]
+        fields = [*AccessTokenSerializer.Meta.fields, "token"]

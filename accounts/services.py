@@ -68,7 +68,9 @@ def apply_clerk_event(event: Mapping[str, Any]) -> bool:
     kind, record = event.get("type"), event.get("data")
     if kind not in ("user.created", "user.updated", "user.deleted"):
         return False
-    subject = record.get("id") if isinstance(record, dict) else None
+    if not isinstance(record, dict):
+        raise InvalidInput("The event has no user.", details={"data": ["Must be Clerk's record of the user."]})
+    subject = record.get("id")
     if not isinstance(subject, str) or not 0 < len(subject) <= clerk.MAX_SUBJECT_LENGTH:
         raise InvalidInput("The event has no user id.", details={"data": ["`id` must be Clerk's user id."]})
     if kind == "user.deleted":
@@ -142,7 +144,11 @@ def _bury(subject: str) -> None:
 def _profile_of_claims(claims: Mapping[str, Any]) -> dict[str, Any]:
     """What a session token says about its user, as fields of `User`; only what is there and valid."""
     picture = claims.get("picture") or claims.get("image_url")
-    profile = {"email": _valid_email(claims.get("email")), "name": _text(claims.get("name")), "avatar_url": _url(picture)}
+    profile = {
+        "email": _valid_email(claims.get("email")),
+        "name": _text(claims.get("name")),
+        "avatar_url": _url(picture),
+    }
     return {name: value for name, value in profile.items() if value}
 
 

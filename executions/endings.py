@@ -88,5 +88,3 @@ def after_end(execution_ids: list[UUID]) -> None:
     if Execution.objects.filter(pk__in=parents, state=State.PARKED).update(due_at=Now()):
         ring_bell()
     events.announce(execution_ids)
-
-

@@ -71,8 +71,12 @@ class Execution(models.Model):
     lease_until = models.DateTimeField(null=True, blank=True)
     fence = models.PositiveIntegerField(default=0)
     claim_alone = models.BooleanField(default=False, help_text="A lease on it has expired: it gets a worker to itself.")
-    crashes = models.PositiveSmallIntegerField(default=0, help_text="Leases that expired while it had a worker to itself.")
-    deadline_at = models.DateTimeField(null=True, blank=True, help_text="While worked on: when its seconds of work are used up.")
+    crashes = models.PositiveSmallIntegerField(
+        default=0, help_text="Leases that expired while it had a worker to itself."
+    )
+    deadline_at = models.DateTimeField(
+        null=True, blank=True, help_text="While worked on: when its seconds of work are used up."
+    )
     seconds_allowed = models.PositiveIntegerField(default=300)
     seconds_worked = models.FloatField(default=0)
     cancel_requested_at = models.DateTimeField(null=True, blank=True)
@@ -141,7 +145,9 @@ class ExecutionPayload(models.Model):
     execution = models.OneToOneField(Execution, on_delete=models.CASCADE, primary_key=True, related_name="payload")
     input = models.TextField(default="null", help_text="JSON: the payload that the entry listener gets.")
     output = models.TextField(null=True, blank=True, help_text="JSON: the result.")
-    response = models.TextField(null=True, blank=True, help_text="JSON: what a respond block says to a waiting webhook.")
+    response = models.TextField(
+        null=True, blank=True, help_text="JSON: what a respond block says to a waiting webhook."
+    )
     trigger = models.TextField(default="{}", help_text="JSON: name, headers, query, method and firedAt of the firing.")
     variables = models.TextField(default="{}", help_text="JSON: the variables as they were at acceptance.")
     only_listener = models.CharField(max_length=63, blank=True, help_text="A test of this one listener alone.")
@@ -171,7 +177,9 @@ class Step(models.Model):
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
     execution = models.ForeignKey(Execution, on_delete=models.CASCADE, related_name="steps")
     key = models.CharField(max_length=32)
-    scope = models.CharField(max_length=64, blank=True, help_text="Empty, or the step's key and position that called this one.")
+    scope = models.CharField(
+        max_length=64, blank=True, help_text="Empty, or the step's key and position that called this one."
+    )
     parents = models.JSONField(default=list, help_text="Keys of the steps whose output this one received.")
     number = models.PositiveIntegerField()
     listener = models.CharField(max_length=63)
@@ -248,7 +256,9 @@ class JournalEntry(models.Model):
     created_at = models.DateTimeField(default=timezone.now)
 
     class Meta:
-        constraints = [models.UniqueConstraint(fields=["execution", "step_key", "position"], name="journal_position_unique")]
+        constraints = [
+            models.UniqueConstraint(fields=["execution", "step_key", "position"], name="journal_position_unique")
+        ]
         ordering = ["created_at"]
         verbose_name_plural = "journal entries"
 

@@ -10,7 +10,6 @@ from flows.querysets import OwnedQuerySet
 
 if TYPE_CHECKING:
     from accounts.models import User
-    from executions.models import Execution, Step
 
 
 class ExecutionQuerySet(OwnedQuerySet["Execution"]):

@@ -23,14 +23,24 @@ from executions.errors import (
     NothingFailed,
     PayloadTooLarge,
 )
-from executions.models import Execution, ExecutionPayload, ExecutionStatus, JournalEntry, LargeOutput, State, Step, StepStatus
+from executions.models import (
+    Execution,
+    ExecutionPayload,
+    ExecutionStatus,
+    JournalEntry,
+    LargeOutput,
+    State,
+    Step,
+    StepStatus,
+)
 from flows.models import Flow, FlowStatus
 from flows.organism import OrganismInvalid
 from flows.organism.spec import Organism
 from flows.services import draft_version, fail_flow, load_organism, variables_for
 
 DEFAULT_SECONDS = 300.0  # of work, for an organism that names no timeout
-MAX_PAYLOAD_BYTES = 1024 * 1024
+# A webhook's megabyte can take six characters a byte as JSON, and a called flow gets a step's output, up to 5 MiB.
+MAX_PAYLOAD_CHARACTERS = 8 * 1024 * 1024
 MAX_DEPTH = 10  # of flows that call flows
 
 
@@ -57,8 +67,8 @@ def accept_execution(
     Safe under concurrency: the month's cap by a conditional update of the budget row, one firing a moment by a unique
     constraint. A stop that commits at the same time is ordered after this.
     """
-    if len(payload) > MAX_PAYLOAD_BYTES:
-        raise PayloadTooLarge(f"The payload has {len(payload):,} characters; {MAX_PAYLOAD_BYTES:,} are allowed.")
+    if len(payload) > MAX_PAYLOAD_CHARACTERS:
+        raise PayloadTooLarge(f"The payload has {len(payload):,} characters; {MAX_PAYLOAD_CHARACTERS:,} are allowed.")
     if parent is not None and parent.depth >= MAX_DEPTH:
         raise CallTooDeep(f"Flows call flows more than {MAX_DEPTH} deep here; is there a circle?")
     with transaction.atomic():
@@ -189,7 +199,9 @@ def _copy_what_finished(execution: Execution, retry: Execution) -> None:
     steps = [step for step in execution.steps.all() if step.status == StepStatus.SUCCESS or step.is_handled_error]
     by_key = {step.key: step for step in steps}
     journal = [entry for entry in execution.journal.all() if entry.step_key in by_key]
-    large = [(output.step.key, output.text) for output in LargeOutput.objects.filter(step__in=steps).select_related("step")]
+    large = [
+        (output.step.key, output.text) for output in LargeOutput.objects.filter(step__in=steps).select_related("step")
+    ]
     for row in (*steps, *journal):
         row.id = new_id()
         row.execution = retry

@@ -30,6 +30,7 @@ class FlowAdmin(admin.ModelAdmin):
     list_filter = ["status", "user__tier"]
     list_select_related = ["user", "deployed_version"]
     search_fields = ["name", "user__email", "id"]
+    search_help_text = "Name, user's e-mail, or id"
     date_hierarchy = "updated_at"
     autocomplete_fields = ["user"]
     actions = ["start", "stop", "force_stop"]
@@ -62,8 +63,8 @@ class FlowAdmin(admin.ModelAdmin):
         return {"organism_yaml": DEFAULT_ORGANISM_YAML, **super().get_changeform_initial_data(request)}
 
     @admin.display(description="version", ordering="deployed_version__number")
-    def version(self, flow: Flow) -> int | None:
-        return flow.deployed_version.number if flow.deployed_version else None
+    def version(self, flow: Flow) -> str:
+        return str(flow.deployed_version.number) if flow.deployed_version else "-"
 
     @admin.display(description="undeployed changes", boolean=True)
     def undeployed_changes(self, flow: Flow) -> bool:
@@ -150,6 +151,7 @@ class FlowVersionAdmin(ReadOnlyAdmin):
     list_select_related = ["flow__user", "created_by"]
     list_filter = ["created_at"]
     search_fields = ["flow__name", "flow__user__email", "id", "flow__id"]
+    search_help_text = "The flow's name or id, user's e-mail, or the version's id"
     ordering = ["-created_at"]
     fields = ["id", "flow", "number", "created_at", "created_by", "digest", "yaml"]
 
@@ -172,6 +174,7 @@ class StoredAdmin(admin.ModelAdmin):
     list_filter = ["updated_at"]
     list_select_related = ["user", "flow"]
     search_fields = ["name", "user__email", "flow__name", "flow__id"]
+    search_help_text = "Name, user's e-mail, or the flow's name or id"
     autocomplete_fields = ["user", "flow"]
     readonly_fields = ["updated_at"]
 
@@ -207,6 +210,7 @@ class KeyValueAdmin(ReadOnlyAdmin):
     list_filter = ["updated_at", "expires_at"]
     list_select_related = ["flow__user"]
     search_fields = ["key", "flow__name", "flow__user__email", "flow__id"]
+    search_help_text = "Key, the flow's name or id, or user's e-mail"
     fields = ["flow", "key", "value", "expires_at", "updated_at"]
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[KeyValue]:

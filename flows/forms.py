@@ -77,13 +77,20 @@ class VariableForm(StoredForm):
         return text
 
 
+class WriteOnlyTextarea(forms.Textarea):
+    """Takes a text of many lines (a private key, say), and shows nothing, also when the form comes back with an error."""
+
+    def get_context(self, name: str, value: Any, attrs: dict[str, Any] | None) -> dict[str, Any]:
+        return super().get_context(name, None, attrs)
+
+
 class SecretForm(StoredForm):
     """The value goes in and is never rendered again."""
 
     value = forms.CharField(
         strip=False,
         required=False,
-        widget=forms.PasswordInput(render_value=False, attrs={"autocomplete": "new-password", "size": 60}),
+        widget=WriteOnlyTextarea(attrs={"rows": 3, "spellcheck": "false", "autocomplete": "off"}),
         help_text="Stored encrypted and never shown. Leave it empty to keep what is stored.",
     )
 
@@ -92,7 +99,7 @@ class SecretForm(StoredForm):
         fields = ["user", "flow", "name"]
 
     def clean_value(self) -> str:
-        value: str = self.cleaned_data["value"]
+        value: str = self.cleaned_data["value"].replace("\r\n", "\n")
         if not value and self.instance._state.adding:
             raise ValidationError("A new secret needs a value.")
         if len(value.encode()) > MAX_VALUE_BYTES:

@@ -11,6 +11,7 @@ from django.shortcuts import get_object_or_404
 from django.utils.functional import cached_property
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework import mixins
+from rest_framework.generics import GenericAPIView
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
@@ -302,14 +303,16 @@ class CataloguePagination(PageNumberPagination):
     page_size = 100  # an editor wants the whole catalogue at once
 
 
-class BlockListView(APIView):
+class BlockListView(GenericAPIView[Any]):
+    serializer_class = serializers.BlockSerializer
+    pagination_class = CataloguePagination
+
     @extend_schema(operation_id="listBlocks", responses=serializers.BlockSerializer(many=True))
     def get(self, request: Request) -> Response:
         """The catalogue, by name."""
         blocks = sorted(catalogue().values(), key=lambda block: block.name)
-        paginator = CataloguePagination()
-        page = paginator.paginate_queryset(blocks, request, view=self)
-        return paginator.get_paginated_response(serializers.BlockSerializer(page, many=True).data)
+        page = cast(list[Any], self.paginate_queryset(cast(Any, blocks)))  # pages through lists as well
+        return self.get_paginated_response(self.get_serializer(page, many=True).data)
 
 
 def _user(request: Request) -> User:

@@ -9,6 +9,7 @@ from pytest_django import Settings
 from rest_framework.test import APIClient
 
 from accounts.models import Tier, User
+from tests.openapi import CheckedClient
 from tests.witness import Witness, witness
 
 
@@ -28,7 +29,7 @@ def operator(db: None) -> User:
 
 
 def api_as(user: User) -> APIClient:
-    client = APIClient()
+    client = CheckedClient()
     client.credentials(HTTP_AUTHORIZATION=f"Bearer dev:{user.email}")
     return client
 
@@ -45,7 +46,7 @@ def bobs_api(bob: User) -> APIClient:
 
 @pytest.fixture
 def anonymous() -> APIClient:
-    return APIClient()
+    return CheckedClient()
 
 
 @pytest.fixture

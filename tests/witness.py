@@ -53,7 +53,10 @@ class _Handler(BaseHTTPRequestHandler):
         with self.server.lock:
             self.server.calls.append((self.command, self.path, key))
             seen = self.server.by_key()[key]
-        status, value = 200, {"method": self.command, "path": self.path, "body": _parsed(body), "headers": dict(self.headers)}
+        status, value = (
+            200,
+            {"method": self.command, "path": self.path, "body": _parsed(body), "headers": dict(self.headers)},
+        )
         match split.path.strip("/").split("/"):
             case ["status", wanted]:
                 status = int(wanted)

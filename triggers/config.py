@@ -87,7 +87,7 @@ def _valid(parse: Any, value: str) -> Any:
 
 def _message(type: str, problem: ErrorDetails) -> str:
     """One problem as "key: what to do"."""
-    path = ".".join(str(part) for part in problem["loc"])
+    path = ".".join(str(part) for part in problem["loc"]) or "config"
     if problem["type"] != "extra_forbidden":
         return f"{path}: {problem['msg']}"
     known = [field.alias or name for name, field in _MODELS[type].model_fields.items()]

@@ -10,6 +10,8 @@ from django.core import exceptions as django_exceptions
 from django.db import InterfaceError, OperationalError
 from django.http import Http404, HttpRequest, HttpResponse, UnreadablePostError
 from django.http.multipartparser import MultiPartParserError
+from django.http.response import HttpResponseBase
+from django.views import defaults
 from djangorestframework_camel_case.settings import api_settings as camel_case_settings
 from djangorestframework_camel_case.util import camelize
 from rest_framework import exceptions, status
@@ -21,6 +23,7 @@ from bloxserver.core.errors import DomainError
 
 logger = logging.getLogger(__name__)
 
+ADMIN = "/admin/"
 DATABASE_RETRY_SECONDS = 2
 
 # What REST framework calls them -> what our clients see.
@@ -137,7 +140,7 @@ def _flat(detail: Any, path: str) -> Iterator[tuple[str, Any]]:
 
 
 def _of_throttled(exc: exceptions.Throttled, request: Any) -> ApiError:
-    wait = max(1, ceil(exc.wait or 1))
+    wait = max(1, ceil(getattr(exc, "wait", None) or 1))
     rate = getattr(getattr(request, "_request", request), "rate_limit", None)
     what = f"More than {rate.limit} requests a minute" if rate else "Too many requests"
     return ApiError(
@@ -158,10 +161,12 @@ def _of_api_exception(exc: exceptions.APIException) -> ApiError:
     return ApiError(exc.status_code, CODES.get(code, code), message, None, headers)
 
 
-# Outside REST framework's views: `bloxserver.urls` names these as its handlers. ----------------------------------
+# Outside REST framework's views: `bloxserver.urls` names these as its handlers. The admin answers people, in HTML. ----------------------------------
 def error_response(error: ApiError) -> HttpResponse:
     """`error` as the API would answer it, for middleware and plain Django views."""
-    return HttpResponse(render(error.body()), status=error.status, headers=error.headers, content_type="application/json")
+    return HttpResponse(
+        render(error.body()), status=error.status, headers=error.headers, content_type="application/json"
+    )
 
 
 def handler400(request: HttpRequest, exception: Exception) -> HttpResponse:
@@ -170,13 +175,19 @@ def handler400(request: HttpRequest, exception: Exception) -> HttpResponse:
     )
 
 
-def handler403(request: HttpRequest, exception: Exception) -> HttpResponse:
+def handler403(request: HttpRequest, exception: Exception) -> HttpResponseBase:
+    if request.path.startswith(ADMIN):
+        return defaults.permission_denied(request, exception)
     return error_response(ApiError(403, "permission_denied", "You may not do this."))
 
 
-def handler404(request: HttpRequest, exception: Exception) -> HttpResponse:
+def handler404(request: HttpRequest, exception: Exception) -> HttpResponseBase:
+    if request.path.startswith(ADMIN):
+        return defaults.page_not_found(request, exception)
     return error_response(NOT_FOUND)
 
 
-def handler500(request: HttpRequest) -> HttpResponse:
+def handler500(request: HttpRequest) -> HttpResponseBase:
+    if request.path.startswith(ADMIN):
+        return defaults.server_error(request)
     return error_response(INTERNAL)

@@ -11,13 +11,12 @@ from django.conf import settings
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 
-from bloxserver.api.errors import NOT_FOUND, ApiError, PayloadTooLarge, error_response
+from bloxserver.api.errors import ADMIN, NOT_FOUND, ApiError, PayloadTooLarge, error_response
 from bloxserver.api.throttling import RateLimit, charge_user
 
 # Encodings of text that a form may come in; anything else (idna, utf-7, rot13, ...) has no business there, and some
 # make Django's decoding fail.
 _CHARSET = re.compile(r"utf-8|ascii|iso8859-\d+|cp12\d\d")
-_JSON_PATHS = ("/api/", "/webhooks/", "/health")
 
 
 class ApiMiddleware:
@@ -31,10 +30,8 @@ class ApiMiddleware:
         if refused is not None:
             return error_response(refused)
         response = self.get_response(request)
-        if request.path.startswith(_JSON_PATHS):
-            response = _as_json(response)
-            _add_rate_limit(request, response)
-        return response
+        _add_rate_limit(request, response)
+        return response if request.path.startswith(ADMIN) else _as_json(response)
 
 
 def _unreadable(request: HttpRequest) -> ApiError | None:
@@ -47,7 +44,7 @@ def _unreadable(request: HttpRequest) -> ApiError | None:
         return ApiError(400, "bad_request", "The path and the query must not hold a NUL character (%00).")
     charset = (request.content_params or {}).get("charset", "utf-8")
     if not _known_charset(charset):
-        return ApiError(415, "unsupported_media_type", f"The charset {charset[:40]!r} is not supported: send UTF-8.")
+        return ApiError(400, "bad_request", f"The charset {charset[:40]!r} is not supported: send UTF-8.")
     return None
 
 
@@ -67,7 +64,7 @@ def _take_chunked_body(request: HttpRequest) -> ApiError | None:
     if len(body) > limit:
         return ApiError(413, PayloadTooLarge.default_code, f"The body is larger than {limit} bytes.")
     request.META["CONTENT_LENGTH"] = str(len(body))
-    request._stream = io.BytesIO(body)  # type: ignore[attr-defined]
+    request._stream = io.BytesIO(body)
     return None
 
 

@@ -11,6 +11,7 @@ ERRORS = {
     401: "Nobody is signed in, or the token is not accepted.",
     403: "The access token lacks the scope.",
     404: "Unknown, or not yours.",
+    406: "`Accept` allows nothing that is answered here.",
     413: "The body is too large.",
     415: "The body is not of a content type that is read here.",
     429: "Too many requests: wait `Retry-After` seconds.",
@@ -40,7 +41,7 @@ def api_error(description: str) -> OpenApiResponse:
     return OpenApiResponse(API_ERROR_REF, description)
 
 
-class BearerScheme(OpenApiAuthenticationExtension):
+class BearerScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]
     target_class = "accounts.authentication.BearerAuthentication"
     name = "bearer"
 
@@ -65,7 +66,7 @@ def add_errors(result: dict[str, Any], generator: Any, request: Any, public: boo
 
 
 def _statuses(path: str, operation: dict[str, Any]) -> list[int]:
-    statuses = [400, 429, 500, 503]
+    statuses = [400, 406, 429, 500, 503]
     security = operation.get("security", [])
     if security and {} not in security:  # `{}` stands for: or nobody
         statuses += [401, 403]

@@ -54,7 +54,9 @@ def loads(raw: bytes, *, max_depth: int = MAX_DEPTH) -> Any:
 
 def _integer(digits: str) -> int:
     if len(digits) > MAX_INTEGER_DIGITS:
-        raise StrictJSONError(f"The number {digits[:12]}... has more than {MAX_INTEGER_DIGITS} digits: send it as a string.")
+        raise StrictJSONError(
+            f"The number {digits[:12]}... has more than {MAX_INTEGER_DIGITS} digits: send it as a string."
+        )
     return int(digits)
 
 

@@ -14,7 +14,6 @@ from math import ceil
 from typing import Any
 
 from django.conf import settings
-from django.http import HttpRequest
 from django.utils.module_loading import import_string
 from limits import RateLimitItemPerMinute
 from limits.storage import MemoryStorage, RedisStorage
@@ -117,7 +116,7 @@ def limiter() -> Limiter:
     return _limiter(settings.REDIS_URL)
 
 
-def client_address(request: HttpRequest) -> str | None:
+def client_address(request: Any) -> str | None:
     """The peer's IP address; of `X-Forwarded-For` only what our own proxies (`NUM_PROXIES`) added is believed."""
     try:
         return str(ipaddress.ip_address(str(BaseThrottle().get_ident(request)).strip()))

@@ -40,7 +40,7 @@ STALE_SECONDS = 3600  # a temporary file of that age belongs to a writer that wa
 _serial = itertools.count()
 
 
-class Channel(filesystem.Channel):  # type: ignore[misc]
+class Channel(filesystem.Channel):
     """`<folder>/queues/<queue>/*.msg` are the messages, `<folder>/exchanges/*.exchange` the bindings."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -175,7 +175,7 @@ class Channel(filesystem.Channel):  # type: ignore[misc]
                     path.unlink()
 
 
-class Transport(filesystem.Transport):  # type: ignore[misc]
+class Transport(filesystem.Transport):
     """Works with Celery's event loop, where each process of a pool has a pipe of its own.
 
     Without it (kombu's own has no part in the loop) they share one pipe under a lock, and a process that is killed while
@@ -183,7 +183,7 @@ class Transport(filesystem.Transport):  # type: ignore[misc]
     """
 
     Channel = Channel
-    #X
+    implements = filesystem.Transport.implements.extend(asynchronous=True)
     polling_interval = POLLING_SECONDS
     driver_name = "bloxserver-filesystem"
     states: ClassVar[defaultdict[str, BrokerState]] = defaultdict(BrokerState)

@@ -9,7 +9,9 @@ class DomainError(Exception):
     code: ClassVar[str] = "bad_request"
     status: ClassVar[int] = 400
 
-    def __init__(self, message: str, *, details: dict[str, Any] | None = None, headers: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, message: str, *, details: dict[str, Any] | None = None, headers: dict[str, str] | None = None
+    ) -> None:
         super().__init__(message)
         self.message = message
         self.details = details

@@ -21,3 +21,8 @@ def loads(text: str) -> Any:
 def clean(text: str) -> str:
     """`text` with what a database's text column cannot hold replaced by U+FFFD."""
     return text.replace("\x00", "\ufffd").encode(errors="replace").decode()
+
+
+def one_line(text: str) -> str:
+    """`text` for a log: control characters, line breaks and escapes of terminals among them, are written out."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape", "backslashreplace").decode() for char in text)

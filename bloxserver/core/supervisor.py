@@ -112,7 +112,7 @@ class Supervisor:
         self.children = [Child(name, command, f"{name:<{width}} | ") for name, command in commands.items()]
         self.address = (host, port)
         self.banner = banner
-        self.parent = os.getppid() if with_parent else None
+        self.parent = Parent() if with_parent else None
         self.is_ready = False
         self.signals = 0
         self._selector = selectors.DefaultSelector()
@@ -131,7 +131,7 @@ class Supervisor:
                 self._say("Giving up: a process ends again and again before the server is ready. Its output is above.")
                 self._end()
                 return 1
-            if self.parent is not None and not parent_still_wants_us(self.parent):
+            if self.parent is not None and not self.parent.wants_us:
                 break
         self._end()
         return 0
@@ -247,21 +247,30 @@ def describe(code: int) -> str:
     return f"status {code}" if code >= 0 else signal.Signals(-code).name
 
 
-def parent_still_wants_us(parent: int) -> bool:
-    """False once `make` is gone, or has been told to stop by a signal that it did not pass on.
+class Parent:
+    """The process whose end, or wish to end, ends us: `make`.
 
     GNU make passes SIGTERM to its recipe, but expects the terminal to have sent SIGINT to all of them; `kill -INT` on make
-    alone leaves it waiting. It restores the default handling of a signal it has taken, and that is to be seen from here.
+    alone leaves it waiting for us. It restores the default handling of a signal it has taken: that can be seen.
     """
-    if os.getppid() != parent:
-        return False
-    try:
-        status = Path(f"/proc/{parent}/status").read_text()
-    except OSError:
-        return True
-    name = next(line.split()[1] for line in status.splitlines() if line.startswith("Name:"))
-    caught = next(int(line.split()[1], 16) for line in status.splitlines() if line.startswith("SigCgt:"))
-    return name not in {"make", "gmake"} or bool(caught >> (signal.SIGINT - 1) & 1)
+
+    def __init__(self) -> None:
+        self.pid = os.getppid()
+        self.caught_at_first = self._catches_interrupt()
+
+    @property
+    def wants_us(self) -> bool:
+        if os.getppid() != self.pid:
+            return False
+        return self._catches_interrupt() or not self.caught_at_first
+
+    def _catches_interrupt(self) -> bool:
+        try:
+            status = Path(f"/proc/{self.pid}/status").read_text()
+        except OSError:  # gone, or not Linux
+            return False
+        caught = next(int(line.split()[1], 16) for line in status.splitlines() if line.startswith("SigCgt:"))
+        return bool(caught >> (signal.SIGINT - 1) & 1)
 
 
 def main() -> int:

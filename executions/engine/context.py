@@ -39,6 +39,8 @@ class StepContext:
         self._step = step
         self._asked = 0
         self._timeout: asyncio.Timeout | None = None
+        self._open_waits = 0
+        self._remaining: float | None = None
         self.execution_id: UUID = run.execution.pk
         self.flow_id: UUID = run.execution.flow_id
         self.user_id: UUID = run.execution.user_id
@@ -59,7 +61,9 @@ class StepContext:
 
     async def call(self, peer: str, payload: Any, *, position: str | None = None) -> Any:
         if peer not in self.peers:
-            raise BlockError(f'"{peer}" is not among the peers of {self.listener}.', code="unknown_peer", retryable=False)
+            raise BlockError(
+                f'"{peer}" is not among the peers of {self.listener}.', code="unknown_peer", retryable=False
+            )
         scope = self._scope.inner(Plan(self._run.organism, scope=f"{self._step.key}:{self._position(position)}"))
         first = scope.plan.start(peer, payload, caller=(self.listener, self._step.key))
         with self._waiting():
@@ -69,9 +73,10 @@ class StepContext:
         position = self._position(position)
         if (entry := self._recorded("record", position)) is not None:
             return json_text.loads(entry.value)
-        value = await fn()
-        self._run.write_down(self._entry("record", position, value))
-        await self._run.flush()
+        with self._working():
+            value = await fn()
+            self._run.write_down(self._entry("record", position, value))
+            await self._run.flush()
         return value
 
     async def transact(self, fn: Callable[[], Any], *, position: str | None = None) -> Any:
@@ -114,8 +119,10 @@ class StepContext:
         self._run.response = json_text.dumps({"status": status, "headers": dict(headers), "body": body})
 
     def log(self, level: str, message: str) -> None:
-        text = json_text.clean(message).replace("\n", "\\n")
-        logger.log(LOG_LEVELS.get(level, logging.INFO), "execution=%s listener=%s %s", self.execution_id, self.listener, text)
+        text = json_text.one_line(message)
+        logger.log(
+            LOG_LEVELS.get(level, logging.INFO), "execution=%s listener=%s %s", self.execution_id, self.listener, text
+        )
 
     async def wait_for_retry(self, seconds: float) -> None:
         """The wait between two attempts; the next attempt's number tells which."""
@@ -124,30 +131,49 @@ class StepContext:
 
     @contextmanager
     def _waiting(self, until: datetime | None = None) -> Iterator[None]:
-        """The attempt does nothing but wait: its time limit stands still, and the execution may park."""
-        remaining = self._pause()
-        self._run.begin_wait(self._step, until)
+        """Something that was asked for is waited for: the time limit stands still, and the execution may park.
+
+        A block may wait for several things at once; its turn comes back with the last of them.
+        """
+        wait = self._run.begin_wait(self._step, until)
+        self._open_waits += 1
+        if self._open_waits == 1:
+            self._remaining = self._stop_clock()
+            self._run.turn_over()
         try:
             yield
         finally:
-            self._run.end_wait(self._step)
-            self._resume(remaining)
+            self._run.end_wait(wait)
+            self._open_waits -= 1
+            if self._open_waits == 0:
+                self._run.take_turn()
+                self._start_clock(self._remaining)
 
-    def _pause(self) -> float | None:
+    @contextmanager
+    def _working(self) -> Iterator[None]:
+        """Work of the block's own, though others of its requests may wait."""
+        self._run.take_turn()
+        try:
+            yield
+        finally:
+            self._run.turn_over()
+
+    def _stop_clock(self) -> float | None:
         if self._timeout is None or (deadline := self._timeout.when()) is None:
             return None
         self._timeout.reschedule(None)
         return deadline - asyncio.get_running_loop().time()
 
-    def _resume(self, remaining: float | None) -> None:
-        if self._timeout is not None and remaining is not None and not self._timeout.expired():
-            self._timeout.reschedule(asyncio.get_running_loop().time() + remaining)
+    def _start_clock(self, seconds: float | None) -> None:
+        if self._timeout is not None and seconds is not None and not self._timeout.expired():
+            self._timeout.reschedule(asyncio.get_running_loop().time() + seconds)
 
     async def _transact(self, kind: str, fn: Callable[[], Any], position: str) -> Any:
         if (entry := self._recorded(kind, position)) is not None:
             return json_text.loads(entry.value)
         try:
-            return await self._run.flush(transaction=Transaction(self._entry(kind, position, None), fn))
+            with self._working():
+                return await self._run.flush(transaction=Transaction(self._entry(kind, position, None), fn))
         except DomainError as error:
             raise BlockError(error.message, code=error.code) from error
 

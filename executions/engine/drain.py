@@ -14,6 +14,7 @@ from django.utils import timezone
 
 from bloxserver.core.errors import DomainError
 from bloxserver.core.ids import new_id
+from bloxserver.core.safe_http import close_shared_client
 from executions import endings
 from executions.dispatch import ring_bell
 from executions.endings import Ending
@@ -55,6 +56,7 @@ class Drain:
         try:
             await self._drain()
         finally:
+            await close_shared_client()
             await asyncio.to_thread(self.keeper.close)
             self.store.close()
 

@@ -35,7 +35,11 @@ class Claimed:
 
 def database_now() -> datetime:
     with connection.cursor() as cursor:
-        cursor.execute("SELECT CURRENT_TIMESTAMP" if connection.vendor == "postgresql" else "SELECT STRFTIME('%Y-%m-%d %H:%M:%f+00:00', 'NOW')")
+        cursor.execute(
+            "SELECT CURRENT_TIMESTAMP"
+            if connection.vendor == "postgresql"
+            else "SELECT STRFTIME('%Y-%m-%d %H:%M:%f+00:00', 'NOW')"
+        )
         moment = cursor.fetchone()[0]
     return moment if isinstance(moment, datetime) else datetime.fromisoformat(moment)
 
@@ -146,7 +150,10 @@ class LeaseKeeper(Thread):
         rows = Execution.objects.filter(pk__in=held, state=State.WORKING)
         if renewing:
             rows.filter(lease_owner=self.owner).update(lease_until=Now() + LEASE)
-        found = {pk: (fence, canceled, reason) for pk, fence, canceled, reason in rows.values_list("pk", "fence", "cancel_requested_at", "cancel_reason")}
+        found = {
+            pk: (fence, canceled, reason)
+            for pk, fence, canceled, reason in rows.values_list("pk", "fence", "cancel_requested_at", "cancel_reason")
+        }
         for execution_id, holder in held.items():
             fence, canceled, reason = found.get(execution_id, (None, None, ""))
             if fence != holder.fence:

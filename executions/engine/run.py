@@ -28,6 +28,7 @@ from flows.organism.spec import Organism
 
 logger = logging.getLogger(__name__)
 
+SETTLE_SECONDS = 0.02
 FLUSH_AFTER_STEPS = 200  # steps without effects wait for the next effect or the end, but no more than this many
 
 
@@ -66,8 +67,9 @@ class ExecutionRun:
         self._unsaved_journal: list[JournalEntry] = []
         self._unfinished: dict[str, Step] = {}  # started here, and not ended
         self._active = 0  # deliveries that can go on by themselves; at zero the run is idle
-        self._waits: dict[str, datetime | None] = {}  # by step: what it waits for, None being another step
-        self._parked: dict[str, datetime | None] = {}  # the waits as they were when the run was found idle
+        self._moves = 0  # grows with every change of the above
+        self._waits: dict[object, tuple[str, datetime | None]] = {}  # step and moment; no moment: it waits for other steps
+        self._parked: list[tuple[str, datetime | None]] = []  # the waits as they were when the run was found idle
         self._maybe_idle = asyncio.Event()
         self._handing_back = False
         self._stop_reason: Ending | None = None
@@ -174,17 +176,23 @@ class ExecutionRun:
     async def _end(self, ending: Ending) -> None:
         for step in self._unfinished.values():
             step.status, step.due_at, step.completed_at = StepStatus.ERROR, None, timezone.now()
-            step.error, step.error_code = ending.error_message or "Dropped at the end of the execution.", ending.error_code
+            step.error, step.error_code = (
+                ending.error_message or "Dropped at the end of the execution.",
+                ending.error_code,
+            )
             self.put(step)
         await self._save(ending=ending)
 
     async def _park(self, seconds: float) -> None:
         """Give up the lease, and say when the execution is due again."""
+        moments: dict[str, datetime] = {}
+        for key, moment in self._parked:
+            if moment is not None:
+                moments[key] = min(moment, moments.get(key, moment))
         for step in self._unfinished.values():
-            step.status, step.due_at = StepStatus.WAITING, self._parked.get(step.key)
+            step.status, step.due_at = StepStatus.WAITING, moments.get(step.key)
             self.put(step)
-        moments = [moment for moment in self._parked.values() if moment is not None]
-        due_at = Now() if self._handing_back or not moments else min(moments)
+        due_at = Now() if self._handing_back or not moments else min(moments.values())
         await self._save(
             release={
                 "state": State.QUEUED if self._handing_back else State.PARKED,
@@ -217,7 +225,8 @@ class ExecutionRun:
                 task.cancel()
             if tasks:
                 await asyncio.wait(tasks)
-                self._active -= len(tasks)
+            for _ in tasks:
+                self.turn_over()
         if self._handing_back and scope.plan.in_flight:
             await asyncio.Event().wait()  # until the run has noticed that it is idle, and cancels this
         return scope.plan.result
@@ -232,13 +241,13 @@ class ExecutionRun:
         else:
             following = scope.plan.failed(delivery, outcome.error, outcome.to[0])
         self._spawn(scope, following, tasks)
-        self._turn_over()
+        self.turn_over()
 
     def _spawn(self, scope: Scope, deliveries: list[Delivery], tasks: dict[asyncio.Task[Outcome], Delivery]) -> None:
         for delivery in deliveries:
             if self._handing_back and not self._has_ended(delivery):
                 continue
-            self._active += 1
+            self.take_turn()
             tasks[asyncio.create_task(self._steps.deliver(scope, delivery))] = delivery
 
     def _has_ended(self, delivery: Delivery) -> bool:
@@ -252,27 +261,41 @@ class ExecutionRun:
 
     # Idleness: nothing goes on by itself, so no worker needs to be held. ------------------------------------------
 
-    def begin_wait(self, step: Step, until: datetime | None) -> None:
-        self._waits[step.key] = until
-        self._turn_over()
+    def begin_wait(self, step: Step, until: datetime | None) -> object:
+        wait = object()
+        self._waits[wait] = (step.key, until)
+        return wait
 
-    def end_wait(self, step: Step) -> None:
-        self._waits.pop(step.key, None)
+    def end_wait(self, wait: object) -> None:
+        del self._waits[wait]
+
+    def take_turn(self) -> None:
         self._active += 1
+        self._moves += 1
 
-    def _turn_over(self) -> None:
+    def turn_over(self) -> None:
         self._active -= 1
+        self._moves += 1
         if self._active == 0:
             self._maybe_idle.set()
 
+    @property
+    def _is_idle(self) -> bool:
+        waits_for_moment = any(moment is not None for _, moment in self._waits.values())
+        return self._active == 0 and (waits_for_moment or self._handing_back)
+
     async def _idle(self) -> None:
-        """Returns once every delivery under way waits for a moment, or, when handing back, none is under way."""
+        """Returns once every delivery under way waits for a moment, or, when handing back, none is under way.
+
+        It looks twice: between the end of one wait and what its block does next, a run may seem idle for an instant.
+        """
         while True:
             await self._maybe_idle.wait()
             self._maybe_idle.clear()
-            waits_for_moment = any(moment is not None for moment in self._waits.values())
-            if self._active == 0 and (waits_for_moment or self._handing_back):
-                self._parked = dict(self._waits)
+            moves = self._moves
+            await asyncio.sleep(SETTLE_SECONDS)
+            if self._is_idle and moves == self._moves:
+                self._parked = list(self._waits.values())
                 return
 
     # The record. --------------------------------------------------------------------------------------------------
@@ -350,4 +373,3 @@ class ExecutionRun:
             now=timezone.now(),
         )
         return str(child.pk)
-

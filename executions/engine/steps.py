@@ -61,7 +61,9 @@ class StepRunner:
         step = step or self._new_step(scope, delivery, listener)
         run.start(step)
         if under_way:
-            lost = BlockError("The worker died while this step was under way; its outcome is unknown.", code=WORKER_LOST)
+            lost = BlockError(
+                "The worker died while this step was under way; its outcome is unknown.", code=WORKER_LOST
+            )
             if _on_crash(listener, effects) == "fail":
                 return await self._fail(scope, step, delivery, lost, effects)
             self._next_attempt(step, lost)

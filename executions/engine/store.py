@@ -97,7 +97,9 @@ class Store:
     def _write_waiting(self) -> None:
         batch, self._waiting = self._waiting, []
         self._writing = True
-        work = asyncio.get_running_loop().run_in_executor(self._thread, write_patiently, [change for change, _ in batch])
+        work = asyncio.get_running_loop().run_in_executor(
+            self._thread, write_patiently, [change for change, _ in batch]
+        )
         work.add_done_callback(partial(self._written, [future for _, future in batch]))
 
     def _written(self, futures: list[asyncio.Future[Any]], work: asyncio.Future[list[Any]]) -> None:
@@ -145,7 +147,8 @@ def write(changes: list[Change]) -> list[Any]:
             .values_list("pk", "fence")
         )
         outcomes = [
-            _run_transaction(change) if held.get(change.execution_id) == change.fence else LeaseLost() for change in changes
+            _run_transaction(change) if held.get(change.execution_id) == change.fence else LeaseLost()
+            for change in changes
         ]
         good = [
             change for change, outcome in zip(changes, outcomes, strict=True) if not isinstance(outcome, BaseException)

@@ -222,6 +222,8 @@ def _cost(function: str, args: list[Bound]) -> int:
 
 def _result(function: str, args: list[Bound]) -> Bound:
     total = sum(arg.size for arg in args)
+    if (exact := _exact(function, args)) is not None:
+        return exact
     if function in _GROWTH:
         return _GROWTH[function](args)
     if function == "_+_":
@@ -235,6 +237,26 @@ def _result(function: str, args: list[Bound]) -> Bound:
     if function in _KEEPING:
         return Bound(total, max((arg.count for arg in args), default=0), _largest(arg.item for arg in args))
     return Bound(4 * total + 64)
+
+
+def _exact(function: str, args: list[Bound]) -> Bound | None:
+    """What people do to a text before they loop over its lines, done: a bound by size alone would refuse too much."""
+    text, *others = args or [_SMALL]
+    if not isinstance(text, Known) or not text.is_flat or text.size > 1_000_000:
+        return None
+    texts = [value for value in text.candidates if isinstance(value, str)]
+    known = [other.candidates[0] for other in others if isinstance(other, Known) and len(other.candidates) == 1]
+    if len(known) < len(others):
+        return None
+    match function, known:
+        case (("trim" | "substring" | "lowerAscii" | "upperAscii"), _):
+            return text
+        case "replace", [str() as old, str() as new] if len(new) <= max(len(old), 1):
+            return Known([value.replace(old, new) for value in texts])
+        case "split", [str() as separator] if separator:
+            if max((value.count(separator) for value in texts), default=0) <= MAX_LOOP_ITEMS:
+                return Known([value.split(separator) for value in texts])
+    return None
 
 
 def _joined(args: list[Bound]) -> Bound:

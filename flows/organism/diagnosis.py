@@ -73,14 +73,18 @@ def written(path: tuple[Key, ...]) -> str:
 # -- while compiling -----------------------------------------------------------------------------------------------
 
 
-def of_compile_error(source: str, offset: int, message: str) -> str:
-    """A compiler's message in plain words. `offset` is where in `source` it points."""
+def of_compile_error(source: str, offset: int, message: str) -> tuple[str, int]:
+    """A compiler's message in plain words, and where in `source` it is about. `offset` is where the compiler points."""
     if undeclared := _UNDECLARED.search(message):
-        return _undeclared(source, offset, undeclared[1])
+        return _undeclared(source, offset, undeclared[1].split(".")[0])
     if overload := _NO_OVERLOAD.search(message):
-        return _no_overload(overload[1], overload[2].split(", ")) + "."
+        return _no_overload(overload[1], overload[2].split(", ")) + ".", offset
     if "{{" in source:
-        return "Write the expression alone, without {{ }}."
+        return "Write the expression alone, without {{ }}.", source.index("{{")
+    return _syntax_error(source, offset, message), offset
+
+
+def _syntax_error(source: str, offset: int, message: str) -> str:
     near = source[max(offset - 1, 0) : offset + 2]
     hints = (
         (re.search(r"(?<![=!<>])=(?!=)", source), "compare with =="),
@@ -95,21 +99,21 @@ def of_compile_error(source: str, offset: int, message: str) -> str:
     return f"This is not a CEL expression: {short}.{hint}"
 
 
-def _undeclared(source: str, offset: int, name: str) -> str:
-    name = name.split(".")[0]
+def _undeclared(source: str, offset: int, name: str) -> tuple[str, int]:
     for match in _HYPHENATED.finditer(source):
-        if match.start() <= offset < match.end() and name in match[3].split("-"):
+        if match.start() <= offset <= match.end() and name in match[3].split("-"):
             better = f'{match[1]}{match[2]}["{match[3]}"]'
-            return f"A name with a hyphen stands in brackets: write {better} (here - is a subtraction)."
-    if re.search(rf"\b{re.escape(name)}\s*\(|\($", source[: offset + 1]) or source[offset : offset + 1] == "(":
-        better = (
-            f"; did you mean {_ELSEWHERE[name]}?"
-            if name in _ELSEWHERE
-            else did_you_mean(name, _FUNCTIONS, fallback=".")
-        )
-        return f'There is no function "{name}"{better}'
+            return f"A name with a hyphen stands in brackets: write {better} (here - is a subtraction).", match.start()
+    # The compiler points behind some names, at a dot or a bracket.
+    starts = [match.start() for match in re.finditer(rf"\b{re.escape(name)}\b", source) if match.start() <= offset]
+    return _no_such_name(name, is_function=source[offset : offset + 1] == "("), starts[-1] if starts else offset
+
+
+def _no_such_name(name: str, *, is_function: bool) -> str:
     if name in _ELSEWHERE:
-        return f'There is no "{name}"; did you mean {_ELSEWHERE[name]}?'
+        return f'There is no "{name}"; did you mean "{_ELSEWHERE[name]}"?'
+    if is_function:
+        return f'There is no function "{name}"{did_you_mean(name, _FUNCTIONS, fallback=".")}'
     scope = ", ".join(VARIABLES)
     return f'There is no "{name}" here{did_you_mean(name, VARIABLES, fallback=".")} In scope are {scope}. Texts stand in quotes.'
 
@@ -144,10 +148,10 @@ def _no_overload(function: str, types: list[str]) -> str:
 
 def of_work(items: int | None) -> str:
     if items is not None:
-        return f"a loop over {items:,} items; an expression loops over {MAX_LOOP_ITEMS:,} at most. Use a blox.for_each listener."
-    return (
-        "too much work for one expression on this data (loops in loops, a growing text). Use a blox.for_each listener."
-    )
+        why = f"a loop over up to {items:,} items; an expression loops over {MAX_LOOP_ITEMS:,} at most"
+    else:
+        why = "too much work for one expression on this data (loops in loops, a growing text)"
+    return f"{why}. Use a blox.for_each listener."
 
 
 def of_failure(syntax: Syntax, scope: Mapping[str, Any], failure: str) -> str:

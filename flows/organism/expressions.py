@@ -60,7 +60,7 @@ class Expression:
     _selection: Selection
 
     def evaluate(self, scope: Mapping[str, Any]) -> Any:
-        """Its value as plain JSON: see `to_json` for what becomes of CEL's own types.
+        """Its value as plain JSON: see `_Converter` for what becomes of CEL's own types.
 
         Values that CEL cannot take are replaced, and a `Scope` is told. Raises `ExpressionError`.
         """
@@ -138,9 +138,7 @@ def _compile_error(source: str, text: str) -> CompileError:
     lines = source.split("\n")
     line = min(int(match[1]), len(lines))
     offset = min(sum(len(before) + 1 for before in lines[: line - 1]) + int(match[2]) - 1, len(source))
-    return CompileError(
-        diagnosis.of_compile_error(source, offset, match[3].removesuffix(" [INVALID_ARGUMENT]")), offset
-    )
+    return CompileError(*diagnosis.of_compile_error(source, offset, match[3].removesuffix(" [INVALID_ARGUMENT]")))
 
 
 class Condition:

@@ -20,9 +20,7 @@ def reachable_from(organism: Organism, name: str) -> frozenset[str]:
 
 
 def message_targets(listener: Listener) -> tuple[str, ...]:
-    called = set(listener.block.called_peers(listener.config.raw))
-    after_failure = (listener.on_error,) if listener.on_error else ()
-    return (*(peer for peer in listener.onward if peer not in called), *after_failure)
+    return (*listener.onward, *((listener.on_error,) if listener.on_error else ()))
 
 
 def closure(start: str, targets: Mapping[str, Iterable[str]]) -> frozenset[str]:

@@ -34,8 +34,9 @@ class Listener:
 
     @property
     def onward(self) -> tuple[str, ...]:
-        """Where its output goes when the block does not choose."""
-        return self.next or self.peers
+        """Where its output goes when the block does not choose: not to the peers that the block only calls."""
+        called = self.block.called_peers(self.config.raw)
+        return tuple(peer for peer in self.next or self.peers if peer not in called)
 
     @property
     def edges(self) -> tuple[str, ...]:

@@ -37,7 +37,15 @@ ONE, TWO = Key("ins_one"), Key("ins_two")  # made once: a 2048-bit key costs tim
 def claims(**changes: Any) -> dict[str, Any]:
     """A session's claims as Clerk makes them; a change to None leaves the claim out."""
     now = int(time.time())
-    base = {"azp": ORIGIN, "exp": now + 60, "iat": now, "iss": ISSUER, "nbf": now - 10, "sid": "sess_1", "sub": "user_1"}
+    base = {
+        "azp": ORIGIN,
+        "exp": now + 60,
+        "iat": now,
+        "iss": ISSUER,
+        "nbf": now - 10,
+        "sid": "sess_1",
+        "sub": "user_1",
+    }
     return {name: value for name, value in {**base, **changes}.items() if value is not None}
 
 

@@ -63,7 +63,9 @@ def test_its_use_is_written_once_a_minute(alice: User, django_assert_num_queries
     assert token.last_used_at is not None and token.last_used_at > used
 
 
-@pytest.mark.parametrize(("scopes", "get", "patch"), [(["read"], 200, 403), (["write"], 403, 200), (["read", "write"], 200, 200)])
+@pytest.mark.parametrize(
+    ("scopes", "get", "patch"), [(["read"], 200, 403), (["write"], 403, 200), (["read", "write"], 200, 200)]
+)
 def test_scopes_say_what_it_may(alice: User, scopes: list[str], get: int, patch: int) -> None:
     _, secret = create_access_token(user=alice, name="CI", scopes=scopes)
     client = with_token(secret)
@@ -164,6 +166,7 @@ def test_a_token_cannot_make_one_that_may_more_or_lives_longer(alice: User) -> N
     assert AccessToken.objects.count() == 1
     child = client.post(TOKENS, {"name": "x"}).json()
     maker = AccessToken.objects.get(name="CI")
+    assert maker.expires_at is not None
     assert (child["scopes"], child["expiresAt"]) == (["write"], maker.expires_at.isoformat().replace("+00:00", "Z"))
 
 

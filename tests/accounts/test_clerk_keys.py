@@ -79,7 +79,15 @@ def test_a_concurrent_flood_costs_one_fetch(clerk: ClerkServer) -> None:
 
 @pytest.mark.parametrize(
     ("status", "body"),
-    [(503, b""), (500, b"{}"), (302, b""), (200, b"not json"), (200, b'{"keys": []}'), (200, b"[]"), (200, b"[" * 9000)],
+    [
+        (503, b""),
+        (500, b"{}"),
+        (302, b""),
+        (200, b"not json"),
+        (200, b'{"keys": []}'),
+        (200, b"[]"),
+        (200, b"[" * 9000),
+    ],
 )
 def test_known_keys_go_on_working_while_clerk_is_away(clerk: ClerkServer, me: Me, status: int, body: bytes) -> None:
     assert me(session_token()).status_code == 200

@@ -71,7 +71,9 @@ def test_a_good_session_token_signs_in_and_makes_its_user(clerk: ClerkServer, me
         ({"iat": NOW + 600}, "not valid yet"),
     ],
 )
-def test_a_claim_that_is_wrong_or_missing_is_401(clerk: ClerkServer, me: Me, changes: dict[str, Any], says: str) -> None:
+def test_a_claim_that_is_wrong_or_missing_is_401(
+    clerk: ClerkServer, me: Me, changes: dict[str, Any], says: str
+) -> None:
     response = me(session_token(**changes))
     assert (response.status_code, response.json()["code"]) == (401, "authentication_failed")
     assert says in response.json()["message"]
@@ -137,7 +139,9 @@ def test_another_kind_of_header_is_told_how_it_must_read(anonymous: Any, db: Non
 
 
 @pytest.mark.parametrize("missing", ["CLERK_JWKS_URL", "CLERK_ISSUER", "CLERK_AUTHORIZED_PARTIES"])
-def test_without_its_settings_no_session_token_is_accepted(clerk: ClerkServer, me: Me, settings: Any, missing: str) -> None:
+def test_without_its_settings_no_session_token_is_accepted(
+    clerk: ClerkServer, me: Me, settings: Any, missing: str
+) -> None:
     setattr(settings, missing, type(getattr(settings, missing))())
     response = me(session_token())
     assert (response.status_code, clerk.jwks_requests) == (401, 0)

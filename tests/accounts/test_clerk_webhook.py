@@ -43,16 +43,24 @@ def email(address: str) -> dict[str, Any]:
     return {"email_addresses": [{"id": "idn_1", "email_address": address}]}
 
 
-def send(body: Any, *, prefix: str = "svix", at: datetime | None = None, secret: str = SECRET, **headers: str) -> Any:
+def send(
+    body: Any,
+    *,
+    prefix: str = "svix",
+    at: datetime | None = None,
+    secret: str = SECRET,
+    headers: dict[str, str] | None = None,
+) -> Any:
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
     at = at or datetime.now(UTC)
     signed = {
         f"{prefix}-id": "msg_1",
         f"{prefix}-timestamp": str(int(at.timestamp())),
         f"{prefix}-signature": Webhook(secret).sign("msg_1", at, raw.decode("utf-8", "replace")),
-        **headers,
+        **(headers or {}),
     }
-    return APIClient().generic("POST", "/webhooks/clerk", raw, content_type="application/json", headers=signed)
+    body_type = "application/json"
+    return APIClient().generic("POST", "/webhooks/clerk", raw, body_type, headers=signed)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("prefix", ["svix", "webhook"])
@@ -60,7 +68,11 @@ def test_created_makes_the_user_under_either_set_of_headers(prefix: str) -> None
     response = send(event("user.created"), prefix=prefix)
     assert (response.status_code, response.json()) == (200, {"status": "applied"})
     user = User.objects.get(clerk_subject="user_1")
-    assert (user.email, user.name, user.avatar_url) == ("ann@shop.example", "Ann Lee", "https://img.clerk.example/a.png")
+    assert (user.email, user.name, user.avatar_url) == (
+        "ann@shop.example",
+        "Ann Lee",
+        "https://img.clerk.example/a.png",
+    )
     assert not user.has_usable_password()
 
 
@@ -196,7 +208,7 @@ def test_odd_fields_of_a_user_do_no_harm(changes: dict[str, Any]) -> None:
     ],
 )
 def test_a_bad_signature_is_400_and_changes_nothing(headers: dict[str, str]) -> None:
-    response = send(event("user.created"), **headers)
+    response = send(event("user.created"), headers=headers)
     assert (response.status_code, response.json()["code"]) == (400, "invalid_signature")
     assert not User.objects.exists()
 

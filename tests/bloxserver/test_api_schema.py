@@ -4,9 +4,9 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from drf_spectacular.generators import SchemaGenerator
-from jsonschema import Draft202012Validator
 from rest_framework.test import APIClient
+
+from tests.openapi import check, document
 
 pytestmark = pytest.mark.django_db
 
@@ -14,23 +14,13 @@ METHODS = {"get", "post", "put", "patch", "delete"}
 NO_ID = "0190a000-0000-7000-8000-000000000000"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def schema() -> dict[str, Any]:
-    document: dict[str, Any] = SchemaGenerator().get_schema(request=None, public=True)
-    return document
+    return document()
 
 
 def operations(schema: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
     return [(path, method, item[method]) for path, item in schema["paths"].items() for method in METHODS & set(item)]
-
-
-def validate(schema: dict[str, Any], path: str, method: str, response: Any) -> None:
-    documented = schema["paths"][path][method]["responses"][str(response.status_code)]
-    if "content" not in documented:
-        assert response.content == b""
-        return
-    body = documented["content"]["application/json"]["schema"]
-    Draft202012Validator({**body, "components": schema["components"]}).validate(response.json())
 
 
 def test_operation_ids_are_unique(schema: dict[str, Any]) -> None:
@@ -41,7 +31,7 @@ def test_operation_ids_are_unique(schema: dict[str, Any]) -> None:
 def test_every_operation_documents_the_errors_that_any_can_give(schema: dict[str, Any]) -> None:
     for path, method, operation in operations(schema):
         statuses = set(operation["responses"])
-        expected = {"400", "429", "500", "503"}
+        expected = {"400", "406", "429", "500", "503"}
         if path.startswith("/api/v1/") and {} not in operation["security"]:
             expected |= {"401", "403"}
         if "{" in path:
@@ -63,7 +53,7 @@ def test_the_token_goes_into_a_bearer_header(schema: dict[str, Any]) -> None:
     assert schema["openapi"].startswith("3.1")
     assert schema["components"]["securitySchemes"]["bearer"]["scheme"] == "bearer"
     assert schema["paths"]["/api/v1/me"]["get"]["security"] == [{"bearer": []}]
-    assert "security" not in schema["paths"]["/webhooks/clerk"]["post"]
+    assert schema["paths"]["/webhooks/clerk"]["post"]["security"] == [{}]
 
 
 def test_a_page_is_documented_by_the_names_on_the_wire(schema: dict[str, Any]) -> None:
@@ -73,23 +63,25 @@ def test_a_page_is_documented_by_the_names_on_the_wire(schema: dict[str, Any]) -
     assert page["required"] == list(page["properties"]) == ["items", "total", "page", "pageSize", "hasMore"]
 
 
-def test_answers_match_their_documentation(schema: dict[str, Any], api: APIClient, anonymous: APIClient) -> None:
-    tokens, token = "/api/v1/access-tokens", "/api/v1/access-tokens/{id}"
+def test_answers_match_their_documentation(api: APIClient, anonymous: APIClient) -> None:
+    tokens = "/api/v1/access-tokens"
     created = api.post(tokens, {"name": "CI"})
     own = f"{tokens}/{created.json()['id']}"
-    for path, method, response in [
-        ("/api/v1/me", "get", api.get("/api/v1/me")),
-        ("/api/v1/me", "get", anonymous.get("/api/v1/me")),
-        ("/api/v1/me", "patch", api.patch("/api/v1/me", {"name": None})),
-        ("/api/v1/me", "patch", api.patch("/api/v1/me", {"name": ["x"]})),
-        ("/api/v1/me", "patch", api.generic("PATCH", "/api/v1/me", b"x", content_type="text/plain")),
-        (tokens, "post", created),
-        (tokens, "post", api.post(tokens, {})),
-        (tokens, "get", api.get(tokens)),
-        (tokens, "get", api.get(tokens, {"page": 0})),
-        (token, "get", api.get(own)),
-        (token, "get", api.get(f"{tokens}/{NO_ID}")),
-        (token, "delete", api.delete(own)),
-        ("/webhooks/clerk", "post", anonymous.post("/webhooks/clerk", {})),
-    ]:
-        validate(schema, path, method, response)
+    answers = [
+        ("get", "/api/v1/me", api.get("/api/v1/me"), 200),
+        ("get", "/api/v1/me", anonymous.get("/api/v1/me"), 401),
+        ("patch", "/api/v1/me", api.patch("/api/v1/me", {"name": None}), 200),
+        ("patch", "/api/v1/me", api.patch("/api/v1/me", {"name": ["x"]}), 400),
+        ("patch", "/api/v1/me", api.patch("/api/v1/me", "x", content_type="text/plain"), 415),
+        ("post", tokens, created, 201),
+        ("post", tokens, api.post(tokens, {}), 400),
+        ("get", tokens, api.get(tokens), 200),
+        ("get", tokens, api.get(tokens, {"page": "0"}), 400),
+        ("get", own, api.get(own), 200),
+        ("get", f"{tokens}/{NO_ID}", api.get(f"{tokens}/{NO_ID}"), 404),
+        ("delete", own, api.delete(own), 204),
+        ("post", "/webhooks/clerk", anonymous.post("/webhooks/clerk", {}), 503),
+    ]
+    assert [response.status_code for _, _, response, _ in answers] == [status for _, _, _, status in answers]
+    for method, path, response, _ in answers:
+        check(method, path, response)

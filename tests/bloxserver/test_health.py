@@ -120,7 +120,7 @@ def test_metrics_count_what_waits_what_is_worked_on_and_whose_lease_has_expired(
     states = {"queued": State.QUEUED, "parked": State.PARKED, "working": State.WORKING}
     for state, seconds in [("queued", -100), ("queued", 100), ("parked", 5), ("working", 15), ("working", -40)]:
         moment = now + timedelta(seconds=seconds)
-        times = {"lease_until": moment} if state == "working" else {"due_at": moment}
+        times: dict[str, Any] = {"lease_until": moment} if state == "working" else {"due_at": moment}
         make_execution(flow, status="running", state=states[state], **times)
     make_execution(flow, status="success")
     text = client.get("/metrics").content.decode()

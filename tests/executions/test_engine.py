@@ -68,7 +68,9 @@ def test_branches_run_and_a_merge_collects_what_was_taken(api: APIClient, drain:
     assert outcome(execution) == ("success", {"left": "L1", "right": "R1"})
 
 
-def test_for_each_runs_what_lies_behind_its_peer_and_keeps_the_order(api: APIClient, drain: Drain, world: Witness) -> None:
+def test_for_each_runs_what_lies_behind_its_peer_and_keeps_the_order(
+    api: APIClient, drain: Drain, world: Witness
+) -> None:
     flow = start(
         api,
         f"""\
@@ -100,7 +102,9 @@ def test_a_failure_names_the_listener_and_the_cause(api: APIClient, drain: Drain
     assert len(world.calls) == 1
 
 
-def test_a_failed_attempt_is_made_again_with_the_same_idempotency_key(api: APIClient, drain: Drain, world: Witness) -> None:
+def test_a_failed_attempt_is_made_again_with_the_same_idempotency_key(
+    api: APIClient, drain: Drain, world: Witness
+) -> None:
     flow = start(
         api,
         f"""\
@@ -120,7 +124,8 @@ def test_a_failed_attempt_is_made_again_with_the_same_idempotency_key(api: APICl
 
 def test_a_post_whose_outcome_is_unknown_is_not_made_again(api: APIClient, drain: Drain, world: Witness) -> None:
     flow = start(
-        api, f'  - {{name: pay, handler: blox.http, timeout: 0.3, config: {{method: POST, url: "{world.url}/slow?s=1"}}}}\n'
+        api,
+        f'  - {{name: pay, handler: blox.http, timeout: 0.3, config: {{method: POST, url: "{world.url}/slow?s=1"}}}}\n',
     )
     execution = run(api, flow)
     drain()
@@ -145,7 +150,9 @@ def test_an_error_goes_to_on_error_and_the_execution_may_still_succeed(api: APIC
     assert "no luck" in output["error"]
 
 
-def test_a_long_delay_parks_without_a_worker_and_goes_on_where_it_was(api: APIClient, drain: Drain, world: Witness) -> None:
+def test_a_long_delay_parks_without_a_worker_and_goes_on_where_it_was(
+    api: APIClient, drain: Drain, world: Witness
+) -> None:
     flow = start(
         api,
         f"""\
@@ -322,3 +329,56 @@ def test_one_listener_of_the_draft_can_be_tried_alone(api: APIClient, drain: Dra
     drain()
     assert outcome(execution) == ("success", 42)
     assert set(trace(api, execution)) == {"b"}
+
+
+def test_a_for_each_over_delays_parks_and_waits_for_the_earliest(api: APIClient, drain: Drain) -> None:
+    flow = start(
+        api,
+        """\
+  - {name: every, handler: blox.for_each, config: {items: "{{ payload }}", each: wait, max_parallel: 3}, peers: [wait]}
+  - {name: wait, handler: blox.delay, config: {seconds: "{{ payload }}"}}
+""",
+    )
+    execution = run(api, flow, [500, 100, 300])
+    drain()
+    execution.refresh_from_db()
+    assert execution.state == State.PARKED
+    assert timedelta(seconds=90) < execution.due_at - timezone.now() < timedelta(seconds=101)
+    assert [step["status"] for step in trace(api, execution)["wait"]] == ["waiting"] * 3
+
+
+def test_what_a_step_waits_for_does_not_count_against_its_time_limit(
+    api: APIClient, drain: Drain, world: Witness
+) -> None:
+    flow = start(
+        api,
+        f"""\
+  - name: every
+    handler: blox.for_each
+    timeout: 0.5
+    config: {{items: "{{{{ payload }}}}", each: fetch}}
+    peers: [fetch]
+  - {{name: fetch, handler: blox.http, config: {{url: "{world.url}/slow?s={{{{ payload }}}}"}}, peers: [pick]}}
+  - {{name: pick, handler: blox.transform, config: {{value: "{{{{ payload.status }}}}"}}}}
+""",
+    )
+    execution = run(api, flow, [0.1, 1.2])
+    drain()
+    assert outcome(execution) == ("success", [200, 200])
+
+
+def test_a_failed_item_can_be_skipped(api: APIClient, drain: Drain, world: Witness) -> None:
+    flow = start(
+        api,
+        f"""\
+  - name: every
+    handler: blox.for_each
+    config: {{items: "{{{{ payload }}}}", each: fetch, on_item_error: skip}}
+    peers: [fetch]
+  - {{name: fetch, handler: blox.http, config: {{url: "{world.url}/status/{{{{ payload }}}}"}}, peers: [pick]}}
+  - {{name: pick, handler: blox.transform, config: {{value: "{{{{ payload.status }}}}"}}}}
+""",
+    )
+    execution = run(api, flow, [200, 404, 201])
+    drain()
+    assert outcome(execution) == ("success", [200, None, 201])

@@ -102,7 +102,14 @@ def test_one_result_is_the_output_as_it_is() -> None:
 
 
 def test_several_results_are_an_object_by_listener_with_lists_where_one_gave_several() -> None:
-    drive = Drive(Plan(organism("a: b c d\nb: d\nc:\nd:"))).finish("a").finish("c", 1).finish("d", 2).finish("b").finish("d", 3)
+    drive = (
+        Drive(Plan(organism("a: b c d\nb: d\nc:\nd:")))
+        .finish("a")
+        .finish("c", 1)
+        .finish("d", 2)
+        .finish("b")
+        .finish("d", 3)
+    )
     assert drive.plan.result == {"c": 1, "d": [2, 3]}
 
 

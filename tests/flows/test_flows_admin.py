@@ -160,10 +160,10 @@ def test_versions_are_read_only(admin_client: Client, api: APIClient) -> None:
 
 
 def test_a_secret_goes_in_and_is_never_shown(admin_client: Client, alice: User) -> None:
-    form = {"user": alice.pk, "flow": "", "name": "KEY", "value": "canary-9921"}
+    form = {"user": alice.pk, "flow": "", "name": "KEY", "value": "canary-9921\r\nline 2"}
     assert admin_client.post("/admin/flows/secret/add/", form).status_code == 302
     secret = Secret.objects.get()
-    assert decrypt(secret.encrypted_value) == "canary-9921"
+    assert decrypt(secret.encrypted_value) == "canary-9921\nline 2"
 
     page = f"/admin/flows/secret/{secret.pk}/change/"
     for url in (page, "/admin/flows/secret/"):
@@ -172,7 +172,7 @@ def test_a_secret_goes_in_and_is_never_shown(admin_client: Client, alice: User) 
 
     assert admin_client.post(page, {**form, "value": "", "name": "KEY2"}).status_code == 302
     secret.refresh_from_db()
-    assert (secret.name, decrypt(secret.encrypted_value)) == ("KEY2", "canary-9921")
+    assert (secret.name, decrypt(secret.encrypted_value)) == ("KEY2", "canary-9921\nline 2")
     refused = admin_client.post(page, {**form, "value": "canary-1", "name": "not a name"}).content.decode()
     assert "canary" not in refused
 

@@ -1,82 +1,115 @@
-"""What two requests at once must not do. SQLite takes them one by one; PostgreSQL really has both."""
+"""What a request must not do while another's transaction is under way.
+
+Each test opens that transaction, lets a second request in before it commits, and looks at what both leave behind.
+"""
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from threading import Barrier
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
 import pytest
-from django.db import connection
+from django.db import connection, transaction
 from rest_framework.test import APIClient
 
 from accounts.models import Tier, User
 from flows.models import Flow, FlowVersion, Variable
-from tests.conftest import api_as
-from tests.flows.samples import CHANGED, make_flow, start
+from flows.services import create_flow, delete_flow, set_variable, start_flow, update_flow
+from tests.flows.samples import CHANGED, make_flow
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
+HEAD_START = 0.5  # seconds for the second request to do what it would do without a lock
 
-def at_once(*calls: Callable[[], Any]) -> list[Any]:
-    """The results of `calls`, each made in a thread of its own, let go together."""
-    barrier = Barrier(len(calls))
 
-    def run(call: Callable[[], Any]) -> Any:
-        barrier.wait()
+def while_uncommitted(first: Callable[[], Any], second: Callable[[], Any]) -> Any:
+    """What `second` gives when it comes after `first` has written and before that is committed."""
+
+    def run() -> Any:
         try:
-            return call()
+            return second()
         finally:
             connection.close()
 
-    with ThreadPoolExecutor(len(calls)) as pool:
-        return list(pool.map(run, calls))
+    with ThreadPoolExecutor(1) as pool:
+        with transaction.atomic():
+            first()
+            future: Future[Any] = pool.submit(run)
+            wait([future], timeout=HEAD_START)
+            assert not future.done(), "the second did not wait for the first"
+        return future.result(timeout=20)
 
 
-def test_the_cap_on_flows_holds_against_creates_at_once(alice: User) -> None:
+def test_the_cap_on_flows_counts_a_flow_that_is_being_made(api: APIClient, alice: User) -> None:
     User.objects.filter(pk=alice.pk).update(tier=Tier.FREE)
 
-    answers = at_once(*[lambda: api_as(alice).post("/api/v1/flows", {"name": "One"})] * 6)
+    answer = while_uncommitted(
+        lambda: create_flow(owner=alice, name="First"), lambda: api.post("/api/v1/flows", {"name": "Second"})
+    )
 
-    assert sorted(answer.status_code for answer in answers) == [201, 402, 402, 402, 402, 402]
-    assert Flow.objects.count() == 1
-
-
-def test_starts_at_once_make_one_version_and_agree(alice: User, api: APIClient) -> None:
-    flow = make_flow(api)
-
-    answers = at_once(*[lambda: api_as(alice).post(f"/api/v1/flows/{flow['id']}/start")] * 5)
-
-    assert [answer.status_code for answer in answers] == [200] * 5
-    assert list(FlowVersion.objects.values_list("number", flat=True)) == [1]
+    assert (answer.status_code, answer.json()["code"]) == (402, "flow_limit_reached")
+    assert [flow.name for flow in Flow.objects.all()] == ["First"]
 
 
-def test_starts_and_edits_at_once_number_versions_without_a_gap(alice: User, api: APIClient) -> None:
-    flow = make_flow(api)
-    url = f"/api/v1/flows/{flow['id']}"
-    edits = [lambda n=n: api_as(alice).patch(url, {"organismYaml": CHANGED + f"# {n}\n"}) for n in range(4)]
-    starts = [lambda: api_as(alice).post(f"{url}/start")] * 4
+def test_a_start_waits_for_a_start_and_takes_the_next_number(api: APIClient, alice: User) -> None:
+    flow = Flow.objects.get(pk=make_flow(api)["id"])
 
-    answers = at_once(*edits, *starts)
+    def start_and_edit() -> None:
+        start_flow(flow=flow, by=alice)
+        update_flow(flow=flow, changes={"organism_yaml": CHANGED})
 
-    assert {answer.status_code for answer in answers} == {200}
-    numbers = list(FlowVersion.objects.order_by("number").values_list("number", flat=True))
-    assert numbers == list(range(1, len(numbers) + 1))
+    answer = while_uncommitted(start_and_edit, lambda: api.post(f"/api/v1/flows/{flow.pk}/start"))
 
-
-def test_puts_of_one_name_at_once_make_one_variable(alice: User) -> None:
-    answers = at_once(*[lambda n=n: api_as(alice).put("/api/v1/variables/city", {"value": n}) for n in range(6)])
-
-    assert sorted(answer.status_code for answer in answers) == [200] * 5 + [201]
-    assert Variable.objects.count() == 1
+    assert (answer.status_code, answer.json()["version"]) == (200, 2)
+    assert answer.json()["organismYaml"] == CHANGED
+    numbered = FlowVersion.objects.order_by("number").values_list("number", "organism_yaml")
+    assert [(number, yaml == CHANGED) for number, yaml in numbered] == [(1, False), (2, True)]
 
 
-def test_a_variable_is_not_stored_for_a_flow_that_is_being_deleted(alice: User, api: APIClient) -> None:
-    flow = make_flow(api)
-    start(api, flow)
-    store = [lambda n=n: api_as(alice).put(f"/api/v1/variables/v{n}?flow={flow['id']}", {"value": n}) for n in range(4)]
+def test_a_start_after_a_start_agrees_on_the_version(api: APIClient, alice: User) -> None:
+    flow = Flow.objects.get(pk=make_flow(api)["id"])
 
-    *stored, deleted = at_once(*store, lambda: api_as(alice).delete(f"/api/v1/flows/{flow['id']}"))
+    answer = while_uncommitted(
+        lambda: start_flow(flow=flow, by=alice), lambda: api.post(f"/api/v1/flows/{flow.pk}/start")
+    )
 
-    assert deleted.status_code == 204
-    assert {answer.status_code for answer in stored} <= {201, 404}
+    assert (answer.status_code, answer.json()["version"]) == (200, 1)
+    assert answer.json()["containerId"] == Flow.objects.get().container_id
+
+
+def test_a_put_waits_for_a_put_of_the_same_name(api: APIClient, alice: User) -> None:
+    answer = while_uncommitted(
+        lambda: set_variable(owner=alice, flow=None, name="city", value="Paris"),
+        lambda: api.put("/api/v1/variables/city", {"value": "Rome"}),
+    )
+
+    assert answer.status_code == 200
+    assert [row.value for row in Variable.objects.all()] == ['"Rome"']
+
+
+@pytest.mark.parametrize("path", ["variables/city?flow={}", "secrets/city?flow={}"])
+def test_nothing_is_stored_for_a_flow_that_is_being_deleted(api: APIClient, path: str) -> None:
+    flow = Flow.objects.get(pk=make_flow(api)["id"])
+
+    answer = while_uncommitted(
+        lambda: delete_flow(flow=flow), lambda: api.put(f"/api/v1/{path.format(flow.pk)}", {"value": "Rome"})
+    )
+
+    assert answer.status_code == 404
     assert Variable.objects.count() == 0
+
+
+@pytest.mark.parametrize(
+    ("method", "path"), [("post", "/start"), ("post", "/stop"), ("post", "/versions/1/restore"), ("patch", "")]
+)
+def test_a_flow_that_is_being_deleted_is_gone_for_whoever_comes_next(
+    api: APIClient, alice: User, method: str, path: str
+) -> None:
+    flow = start_flow(flow=Flow.objects.get(pk=make_flow(api)["id"]), by=alice)
+
+    answer = while_uncommitted(
+        lambda: delete_flow(flow=flow),
+        lambda: getattr(api, method)(f"/api/v1/flows/{flow.pk}{path}", {"name": "New", "force": True}),
+    )
+
+    assert answer.status_code == 404
+    assert Flow.objects.count() == 0

@@ -21,8 +21,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 
 @pytest.fixture(autouse=True)
-def _development(settings: Any, tmp_path: Path) -> None:
-    settings.DEBUG = True
+def _own_folder(settings: Any, tmp_path: Path) -> None:
     settings.VAR_DIR = tmp_path
     settings.PORT = 8123
 
@@ -93,8 +92,8 @@ def test_quiet_prints_nothing() -> None:
     assert not Execution.objects.exists()
 
 
-def test_it_makes_no_operator_on_a_production_server(settings: Any) -> None:
-    settings.DEBUG = False
-    with pytest.raises(CommandError):
+def test_it_makes_no_operator_on_a_server_that_others_reach(settings: Any) -> None:
+    settings.BLOX_PUBLIC_URL = "https://flows.example.com"
+    with pytest.raises(CommandError, match="flows.example.com"):
         demo()
     assert not User.objects.exists()

@@ -122,3 +122,12 @@ def test_receipts_are_read_only(admin_client: Client, caller: Client, webhook: T
 @pytest.mark.parametrize("page", [LIST, "admin:triggers_receipt_changelist"])
 def test_only_an_operator_comes_in(caller: Client, page: str, db: None) -> None:
     assert caller.get(reverse(page)).status_code == 302
+
+
+@pytest.mark.parametrize("config", ["[]", "7", '"cron"', "{", '{"a": 1}'])
+def test_a_config_of_another_form_is_refused_in_the_form(admin_client: Client, webhook: Trigger, config: str) -> None:
+    form = {"name": "Renamed", "enabled": "on", "config": config}
+    answer = admin_client.post(reverse(DETAIL, args=[webhook.pk]), form)
+    assert answer.status_code == 200
+    assert "Please correct the error below" in answer.content.decode()
+    assert Trigger.objects.get().name == webhook.name

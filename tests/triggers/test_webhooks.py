@@ -224,7 +224,7 @@ def test_the_token_stays_out_of_the_log(
     try:
         caller.get(path_of(webhook))  # 405, which Django logs with the path
     finally:
-        console.setStream(stream)  # type: ignore[arg-type]
+        console.setStream(stream)
     written = capsys.readouterr().err
     assert "Method Not Allowed: /webhooks/***" in written
     assert str(webhook.webhook_token) not in written

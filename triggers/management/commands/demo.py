@@ -5,6 +5,7 @@ import os
 import secrets
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
@@ -19,6 +20,7 @@ from triggers.models import Trigger
 from triggers.services import create_trigger
 
 EMAIL = "demo@bloxserver.local"
+LOCAL_HOSTS = {"localhost", "127.0.0.1", "::1"}
 FLOW_NAME = "Demo: order alert"
 ORGANISM_YAML = """\
 organism:
@@ -56,8 +58,11 @@ class Command(BaseCommand):
         parser.add_argument("--quiet", action="store_true", help="Print nothing.")
 
     def handle(self, *args: Any, quiet: bool, **options: Any) -> None:
-        if not settings.DEBUG:
-            raise CommandError("The demo account is an operator: it is for development (DEBUG=1), not for this server.")
+        if urlsplit(settings.BLOX_PUBLIC_URL).hostname not in LOCAL_HOSTS:
+            raise CommandError(
+                f"The demo account is an operator: it is not for a server that others reach at {settings.BLOX_PUBLIC_URL}. "
+                "`manage.py up` runs the server without it."
+            )
         notes = _Notes(settings.VAR_DIR / "demo.json")
         token = _token(notes)
         webhook = _webhook(notes, token.user)

@@ -31,11 +31,12 @@ class Command(BaseCommand):
     def handle(self, *, demo: bool, with_parent: bool, **options: Any) -> None:
         check_port_is_free(settings.BLOX_HOST, settings.PORT)
         self.migrate()
-        lines = ["", f"READY  {settings.BLOX_PUBLIC_URL}  (Ctrl-C ends web, worker and clock)", ""]
+        lines = ["", f"READY  {settings.BLOX_PUBLIC_URL}  (Ctrl-C ends web, worker and clock)"]
         if demo:
             text = io.StringIO()
             call_command("demo", stdout=text)
-            lines.append(text.getvalue())
+            lines += ["", text.getvalue().strip("\n")]
+        lines.append("")
         connections.close_all()
         self.stdout.flush()
         become_supervisor("\n".join(lines), with_parent=with_parent)

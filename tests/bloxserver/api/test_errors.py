@@ -7,9 +7,9 @@ import pytest
 from django.test import Client
 from rest_framework.test import APIClient
 
-from tests.bloxserver.api_urls import SECRET
+from tests.bloxserver.api.urls import SECRET
 
-pytestmark = [pytest.mark.django_db, pytest.mark.urls("tests.bloxserver.api_urls")]
+pytestmark = [pytest.mark.django_db, pytest.mark.urls("tests.bloxserver.api.urls")]
 
 NOT_FOUND = b'{"code":"not_found","message":"Not found.","details":null}'
 
@@ -29,11 +29,10 @@ def test_a_validation_error_names_each_field_in_camel_case(api: APIClient) -> No
         "message": "orderName: This field is required. (and 2 more)",
         "details": {
             "orderName": ["This field is required."],
-            "lineItems": [
-                {},
-                {"unitPrice": ["A valid number is required."]},
-                {"unitPrice": ["This field is required."]},
-            ],
+            "lineItems": {
+                "1": {"unitPrice": ["A valid number is required."]},
+                "2": {"unitPrice": ["This field is required."]},
+            },
         },
     }
 
@@ -52,10 +51,16 @@ def test_an_unknown_path_is_the_same_404_as_an_unknown_row(api: APIClient) -> No
     }
 
 
-def test_an_unknown_path_is_json_in_debug_mode_too(anonymous: APIClient, settings: Any) -> None:
+@pytest.mark.parametrize("path", ["/api/v1/nothing-here", "/nothing-here"])
+def test_an_unknown_path_is_json_in_debug_mode_too(anonymous: APIClient, settings: Any, path: str) -> None:
     settings.DEBUG = True
-    response = anonymous.get("/api/v1/nothing-here")
+    response = anonymous.get(path)
     assert (response.status_code, response.content) == (404, NOT_FOUND)
+
+
+def test_the_admin_answers_people(admin_client: Client) -> None:
+    response = admin_client.get("/admin/nothing-here/")
+    assert (response.status_code, response["Content-Type"].partition(";")[0]) == (404, "text/html")
 
 
 def test_without_a_token_it_is_401_and_says_how_to_sign_in(anonymous: APIClient) -> None:

@@ -1,7 +1,7 @@
 import pytest
 from rest_framework.test import APIClient
 
-pytestmark = [pytest.mark.django_db, pytest.mark.urls("tests.bloxserver.api_urls")]
+pytestmark = [pytest.mark.django_db, pytest.mark.urls("tests.bloxserver.api.urls")]
 
 NUMBERS = "/api/v1/test/numbers"  # 1 to 45
 
@@ -23,7 +23,7 @@ def test_the_last_page_has_the_rest(api: APIClient) -> None:
 
 @pytest.mark.parametrize("number", ["4", "1000000", str(2**31 - 1)])
 def test_past_the_end_there_are_no_items(api: APIClient, number: str) -> None:
-    response = api.get(NUMBERS, {"page": number, "pageSize": 100})
+    response = api.get(NUMBERS, {"page": number, "pageSize": "100"})
     assert (response.status_code, response.json()["items"], response.json()["hasMore"]) == (200, [], False)
 
 

@@ -13,9 +13,9 @@ from rest_framework.test import APIClient
 from accounts.models import Tier, User
 from accounts.services import create_access_token
 from bloxserver.api import throttling
-from tests.conftest import api_as
+from tests.bloxserver.api.conftest import plain_client
 
-pytestmark = [pytest.mark.django_db, pytest.mark.urls("tests.bloxserver.api_urls")]
+pytestmark = [pytest.mark.django_db, pytest.mark.urls("tests.bloxserver.api.urls")]
 
 PUBLIC = "/api/v1/test/public"
 
@@ -51,7 +51,7 @@ def test_a_403_is_an_answer_too(alice: User) -> None:
 
 
 def test_over_the_tiers_rate_it_is_429_until_a_moment_that_it_names(free_user: User) -> None:
-    client = api_as(free_user)
+    client = plain_client(free_user)
     statuses = [client.get("/api/v1/me").status_code for _ in range(121)]
     assert statuses == [200] * 120 + [429]
     response = client.get("/api/v1/me")
