@@ -1,6 +1,6 @@
 # One image for web, worker and clock: `python manage.py start web|worker|clock`.
 
-FROM python:3.12-slim-bookworm AS build
+FROM python:3.11-slim-bookworm AS build
 WORKDIR /app
 RUN python -m venv /venv
 COPY requirements.txt .
@@ -9,7 +9,7 @@ COPY . .
 # Static files need no secret of anyone's: these settings end with this line.
 RUN DEBUG=1 BLOX_VAR_DIR=/tmp/var /venv/bin/python manage.py collectstatic --noinput
 
-FROM python:3.12-slim-bookworm
+FROM python:3.11-slim-bookworm
 RUN useradd --system --uid 10001 --create-home blox && install -d -o blox /app/var
 ENV PATH=/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 BLOX_HOST=0.0.0.0 PORT=8000
 COPY --from=build /venv /venv

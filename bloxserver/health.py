@@ -40,7 +40,7 @@ def check_migrations() -> None:
 
 def check_broker() -> None:
     with app.connection_for_write(connect_timeout=1) as broker:
-        broker.ensure_connection(max_retries=1, timeout=1)
+        broker.ensure_connection(max_retries=1, interval_start=0, timeout=1)
         folder = settings.CELERY_BROKER_TRANSPORT_OPTIONS.get("folder")
         if folder and not os.access(folder, os.W_OK):
             raise PartDown("The broker's folder cannot be written.")

@@ -1,6 +1,6 @@
 """Why an execution is not accepted, or not changed."""
 
-from bloxserver.core.errors import Conflict, DomainError
+from bloxserver.core.errors import Conflict, DomainError, InvalidInput
 
 
 class FlowNotRunning(Conflict):
@@ -27,3 +27,7 @@ class PayloadTooLarge(DomainError):
 class CallTooDeep(DomainError):
     code = "call_too_deep"
     status = 400
+
+
+class UnknownListener(InvalidInput):
+    code = "unknown_listener"

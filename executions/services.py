@@ -22,6 +22,7 @@ from executions.errors import (
     FlowNotRunning,
     NothingFailed,
     PayloadTooLarge,
+    UnknownListener,
 )
 from executions.models import (
     Execution,
@@ -35,8 +36,7 @@ from executions.models import (
 )
 from flows.models import Flow, FlowStatus
 from flows.organism import OrganismInvalid
-from flows.organism.spec import Organism
-from flows.services import draft_version, fail_flow, load_organism, variables_for
+from flows.services import draft_version, load_organism, share_flow, variables_for
 
 DEFAULT_SECONDS = 300.0  # of work, for an organism that names no timeout
 # A webhook's megabyte can take six characters a byte as JSON, and a called flow gets a step's output, up to 5 MiB.
@@ -62,20 +62,20 @@ def accept_execution(
 
     `payload` is JSON text; `trigger` is what expressions see as `trigger`; `listener` tests that one listener of the
     draft alone. Raises `FlowNotRunning` (409), `UsageLimitExceeded` (402), `PayloadTooLarge` (413), `OrganismInvalid`
-    (400, drafts), `CallTooDeep`, and `django.db.IntegrityError` where (`trigger_id`, `scheduled_for`) has been fired.
+    and `UnknownListener` (400, drafts), `CallTooDeep` (400), and `django.db.IntegrityError` where (`trigger_id`,
+    `scheduled_for`) has been fired.
 
     Safe under concurrency: the month's cap by a conditional update of the budget row, one firing a moment by a unique
-    constraint. A stop that commits at the same time is ordered after this.
+    constraint, a stop at the same time by the flow's row lock, which firings share.
     """
     if len(payload) > MAX_PAYLOAD_CHARACTERS:
         raise PayloadTooLarge(f"The payload has {len(payload):,} characters; {MAX_PAYLOAD_CHARACTERS:,} are allowed.")
     if parent is not None and parent.depth >= MAX_DEPTH:
         raise CallTooDeep(f"Flows call flows more than {MAX_DEPTH} deep here; is there a circle?")
     with transaction.atomic():
-        version_id, organism = _draft(flow) if draft else _deployed(flow)
-        if listener and listener not in organism.listeners:
-            names = ", ".join(organism.listeners)
-            raise OrganismInvalid.of_message(f'There is no listener "{listener}"; the draft has: {names}.')
+        version_id = _draft_version(flow) if draft else _deployed_version(flow)
+        if listener and listener not in (names := load_organism(version_id).listeners):
+            raise UnknownListener(f'There is no listener "{listener}"; the draft has: {", ".join(names)}.')
         return _insert(
             Execution(
                 user_id=flow.user_id,
@@ -95,16 +95,15 @@ def accept_execution(
                 variables=json_text.dumps(variables_for(flow)),
                 only_listener=listener,
             ),
-            organism=organism,
             now=now,
         )
 
 
-def _insert(execution: Execution, payload: ExecutionPayload, *, organism: Organism, now: datetime) -> Execution:
+def _insert(execution: Execution, payload: ExecutionPayload, *, now: datetime) -> Execution:
     limits = limits_of(execution.flow.user)
     reserve_run(user=execution.flow.user, now=now)
     execution.priority = limits.priority
-    execution.seconds_allowed = int(min(organism.timeout or DEFAULT_SECONDS, limits.execution_seconds))
+    execution.seconds_allowed = _seconds_allowed(execution.version_id, limits.execution_seconds)
     execution.started_at = execution.due_at = now
     execution.save(force_insert=True)
     payload.execution = execution
@@ -113,23 +112,25 @@ def _insert(execution: Execution, payload: ExecutionPayload, *, organism: Organi
     return execution
 
 
-def _draft(flow: Flow) -> tuple[UUID, Organism]:
-    version = draft_version(flow)
-    return version.pk, load_organism(version.pk)
+def _draft_version(flow: Flow) -> UUID:
+    return draft_version(flow).pk
 
 
-def _deployed(flow: Flow) -> tuple[UUID, Organism]:
+def _deployed_version(flow: Flow) -> UUID:
+    share_flow(flow)
     if not flow.user.is_active:
         raise FlowNotRunning("The account that this flow belongs to is closed.")
     if flow.status != FlowStatus.RUNNING or flow.deployed_version_id is None:
         raise FlowNotRunning(f'The flow "{flow.name}" is {flow.status}; start it first.')
+    return flow.deployed_version_id
+
+
+def _seconds_allowed(version_id: UUID, tier_seconds: int) -> int:
     try:
-        return flow.deployed_version_id, load_organism(flow.deployed_version_id)
-    except OrganismInvalid as error:
-        # Outlives the rollback of the acceptance: the flow is out of order from now on, and says why.
-        message = f"The deployed version no longer loads: {error.message}"
-        transaction.on_commit(lambda: fail_flow(flow=flow, message=message))
-        raise FlowNotRunning(f'The flow "{flow.name}" cannot run. {message}') from error
+        wanted = load_organism(version_id).timeout or DEFAULT_SECONDS
+    except OrganismInvalid:  # a block is gone, say: the worker that claims it ends it with the reason
+        wanted = DEFAULT_SECONDS
+    return int(min(wanted, tier_seconds))
 
 
 def cancel_execution(*, execution: Execution, by: str, now: datetime) -> Execution:
@@ -166,9 +167,9 @@ def retry_execution(*, execution: Execution, from_failed: bool, now: datetime) -
         raise NothingFailed("The execution succeeded; retry it from the start instead.")
     flow, payload = execution.flow, execution.payload
     with transaction.atomic():
-        version_id, organism = _draft(flow) if execution.is_draft else _deployed(flow)
+        version_id = _draft_version(flow) if execution.is_draft else _deployed_version(flow)
         if from_failed:
-            version_id, organism = execution.version_id, load_organism(execution.version_id)
+            version_id = execution.version_id
         retry = _insert(
             Execution(
                 user_id=execution.user_id,
@@ -186,7 +187,6 @@ def retry_execution(*, execution: Execution, from_failed: bool, now: datetime) -
                 variables=payload.variables if from_failed else json_text.dumps(variables_for(flow)),
                 only_listener=payload.only_listener,
             ),
-            organism=organism,
             now=now,
         )
         if from_failed:

@@ -29,7 +29,7 @@ class FlowQuerySet(OwnedQuerySet["Flow"]):
         return self.filter(Q(name__icontains=text) | Q(description__icontains=text))
 
     def locked(self) -> Self:
-        """For whoever starts, stops or edits a flow. Weak enough to let executions be accepted meanwhile."""
+        """For whoever starts, stops or edits a flow. Firings, which share the row, wait for it; references to it do not."""
         return self.select_for_update(of=("self",), no_key=True)
 
     def without_bodies(self) -> Self:

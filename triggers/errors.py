@@ -60,8 +60,3 @@ class EncodedBody(DomainError):
 class ExecutionFailed(DomainError):
     code = "execution_failed"
     status = 502
-
-
-class ServiceUnavailable(DomainError):
-    code = "unavailable"
-    status = 503

@@ -161,7 +161,7 @@ def _of_api_exception(exc: exceptions.APIException) -> ApiError:
     return ApiError(exc.status_code, CODES.get(code, code), message, None, headers)
 
 
-# Outside REST framework's views: `bloxserver.urls` names these as its handlers. The admin answers people, in HTML. ----------------------------------
+# Outside REST framework's views. `bloxserver.urls` names these as its handlers; the admin answers people, in HTML. ---
 def error_response(error: ApiError) -> HttpResponse:
     """`error` as the API would answer it, for middleware and plain Django views."""
     return HttpResponse(

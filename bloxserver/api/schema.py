@@ -41,7 +41,7 @@ def api_error(description: str) -> OpenApiResponse:
     return OpenApiResponse(API_ERROR_REF, description)
 
 
-class BearerScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]
+class BearerScheme(OpenApiAuthenticationExtension):
     target_class = "accounts.authentication.BearerAuthentication"
     name = "bearer"
 

@@ -40,16 +40,16 @@ def _check_model(
     sentences: dict[Path, list[str]] = {}  # a union gives one for each of its kinds
     for detail in details:
         where, known = node.descend(detail["loc"])
-        if _is_templated(block, where, known):
-            continue  # what the placeholder will give is not known yet; it is checked when it is
-        if detail["type"] == "missing":
-            mark = where.mark if known else missing_at
-            key = str(detail["loc"][-1])
-            findings.error(mark, (*path, *known, key), _missing(block, key))
-        elif detail["type"] == "extra_forbidden":
+        if detail["type"] == "extra_forbidden":
             parent, above = node.descend(detail["loc"][:-1])
             key = str(detail["loc"][-1])
             findings.error(parent.keys.get(key, where.mark), (*path, *above, key), _unknown(block, key, above))
+        elif _is_templated(block, where, known):
+            continue  # what the placeholder will give is not known yet; it is checked when it is
+        elif detail["type"] == "missing":
+            mark = where.mark if known else missing_at
+            key = str(detail["loc"][-1])
+            findings.error(mark, (*path, *known, key), _missing(block, key))
         else:
             sentences.setdefault(known, []).append(detail["msg"].removeprefix("Value error, ").rstrip("."))
     for known, messages in sentences.items():

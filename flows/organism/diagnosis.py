@@ -79,7 +79,7 @@ def of_compile_error(source: str, offset: int, message: str) -> tuple[str, int]:
         return _undeclared(source, offset, undeclared[1].split(".")[0])
     if overload := _NO_OVERLOAD.search(message):
         return _no_overload(overload[1], overload[2].split(", ")) + ".", offset
-    if "{{" in source:
+    if source.lstrip().startswith("{{"):
         return "Write the expression alone, without {{ }}.", source.index("{{")
     return _syntax_error(source, offset, message), offset
 

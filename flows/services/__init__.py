@@ -2,6 +2,7 @@
 
 from flows.services.deployments import fail_flow, finish_stop, start_flow, stop_flow
 from flows.services.flows import create_flow, delete_flow, duplicate_flow, export_flow, flow_by_reference, update_flow
+from flows.services.locks import share_flow
 from flows.services.secrets import delete_secret, secret_value, set_secret
 from flows.services.variables import delete_variable, set_variable, variables_for
 from flows.services.versions import draft_version, load_organism, restore_version
@@ -22,6 +23,7 @@ __all__ = [
     "secret_value",
     "set_secret",
     "set_variable",
+    "share_flow",
     "start_flow",
     "stop_flow",
     "update_flow",

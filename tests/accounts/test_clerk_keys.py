@@ -77,6 +77,24 @@ def test_a_concurrent_flood_costs_one_fetch(clerk: ClerkServer) -> None:
     assert (set(found), clerk.jwks_requests) == ({None}, 1)
 
 
+def test_a_fetch_that_came_back_in_between_is_not_repeated(clerk: ClerkServer) -> None:
+    """Another thread fetches between this one's look at the keys and its turn."""
+    keys = clerk_module.key_set(clerk.jwks_url)
+    lock = keys._fetching
+
+    class SteppingIn:
+        release = lock.release
+
+        def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+            keys._fetching = lock
+            assert keys.key(ONE.kid) is not None
+            return lock.acquire(blocking, timeout)
+
+    keys._fetching = SteppingIn()  # type: ignore[assignment]
+    assert keys.key(ONE.kid) is not None
+    assert clerk.jwks_requests == 1
+
+
 @pytest.mark.parametrize(
     ("status", "body"),
     [
@@ -131,6 +149,7 @@ def test_sign_ins_do_not_wait_for_a_slow_refresh(clerk: ClerkServer, me: Me) -> 
     clerk.hold = threading.Event()
     pass_time(clerk, 3601)
     assert {me(session_token()).status_code for _ in range(5)} == {200}
+    assert clerk_module.key_set(clerk.jwks_url)._fetching.locked()  # still under way
     clerk.hold.set()
     wait_for_refresh(clerk)
     assert clerk.jwks_requests == 2

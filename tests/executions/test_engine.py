@@ -10,6 +10,8 @@ from django.utils import timezone
 from rest_framework.test import APIClient
 
 from executions.models import Execution, State
+from flows.models import FlowVersion
+from flows.services import load_organism
 from tests.executions.flows import run, start, trace
 from tests.witness import Witness
 
@@ -382,3 +384,18 @@ def test_a_failed_item_can_be_skipped(api: APIClient, drain: Drain, world: Witne
     execution = run(api, flow, [200, 404, 201])
     drain()
     assert outcome(execution) == ("success", [200, None, 201])
+
+
+def test_a_version_that_no_longer_loads_ends_the_execution_and_puts_the_flow_out_of_order(
+    api: APIClient, drain: Drain
+) -> None:
+    flow = start(api, "  - {name: a, handler: blox.transform, config: {value: 1}}\n")
+    FlowVersion.objects.filter(flow=flow).update(organism_yaml="organism: {name: x}\nlisteners: []\n")
+    load_organism.cache_clear()
+    execution = run(api, flow)
+    drain()
+    assert failure(execution)[:2] == ("error", "invalid_organism")
+    answer = api.get(f"/api/v1/flows/{flow}").json()
+    assert answer["status"] == "error" and "no longer loads" in answer["errorMessage"]
+    refused = api.post(f"/api/v1/flows/{flow}/executions/run", {}, format="json")
+    assert (refused.status_code, refused.json()["code"]) == (409, "flow_not_running")

@@ -257,8 +257,8 @@ JSON_VALUES = st.recursive(
     max_leaves=20,
 )
 TOKENS = (
-    "payload | steps | .x | .total | [0] | ['a'] | ( | ) | + | - | * | / | % | == | < | && | ! | ? | : | 1 | 1.5 | 2u | 'a' | b'a'"
-    " | [ | ] | { | } | , | .map(i, | .filter(i, | .all(i, | i | has( | size( | string( | .replace('a', 'bb') | .split('')"
+    "payload | steps | .x | .total | [0] | ['a'] | ( | ) | + | - | * | / | % | == | < | && | ! | ? | : | 1 | 1.5 | 'a' | b'a'"
+    " | 2u | [ | ] | { | } | , | .map(i, | .filter(i, | .all(i, | i | has( | size( | string( | .replace('a', 'bb') | .split('')"
     " | .matches('a+') | .join(',') | timestamp( | duration( | .?x | .orValue(1) | null"
 ).split(" | ")
 

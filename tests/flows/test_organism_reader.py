@@ -81,13 +81,13 @@ def test_a_plain_value_is_read_as_yaml_1_2_reads_it(source: str, value: Any) -> 
         ("{true: b}", "Keys must be text"),
         ("{null: b}", "Keys must be text"),
         ("{[x]: b}", "not a list"),
-        ("{b: 1, b: 2}", "here already, on line 1"),
+        ("{b: 1, b: 2}", "here already, on line 2"),
         ("{'{{ x }}': 1}", "not in keys"),
     ],
 )
 def test_what_is_ambiguous_or_dangerous_is_refused_where_it_stands(source: str, words: str) -> None:
-    line, column, message = only_problem(f"first: 1\na: {source}".replace("first: 1\na: {b", "first: 1\na: {b"))
-    assert words in message or "on line 2" in message
+    line, column, message = only_problem(f"first: 1\na: {source}")
+    assert words in message
     assert line == 2 and column >= 4
 
 

@@ -94,6 +94,6 @@ def test_quiet_prints_nothing() -> None:
 
 def test_it_makes_no_operator_on_a_server_that_others_reach(settings: Any) -> None:
     settings.BLOX_PUBLIC_URL = "https://flows.example.com"
-    with pytest.raises(CommandError, match="flows.example.com"):
+    with pytest.raises(CommandError, match=r"flows\.example\.com"):
         demo()
     assert not User.objects.exists()

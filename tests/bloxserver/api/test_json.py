@@ -1,11 +1,15 @@
 """What the API's JSON parser refuses, and what it leaves untouched."""
 
+import io
 import json
 from typing import Any
 
 import pytest
+from django.test import RequestFactory
+from django.test.client import ClientHandler
 from rest_framework.test import APIClient
 
+from accounts.models import User
 from bloxserver.api import strict_json
 
 pytestmark = [pytest.mark.django_db, pytest.mark.urls("tests.bloxserver.api.urls")]
@@ -139,6 +143,25 @@ def test_the_apis_own_keys_are_camel_case_outside(api: APIClient) -> None:
         "organismYaml": 1,
         "nested": [{"sourceHandle": 2}],
     }
+
+
+def chunked(alice: User, body: bytes) -> Any:
+    """As a server hands it on: no length, and an input that ends where the body ends."""
+    environ = RequestFactory().generic("POST", ECHO, content_type="application/json").environ
+    environ.update(HTTP_AUTHORIZATION=f"Bearer dev:{alice.email}", HTTP_TRANSFER_ENCODING="chunked", CONTENT_LENGTH="")
+    environ["wsgi.input"] = io.BytesIO(body)
+    return ClientHandler()(environ)
+
+
+def test_a_body_sent_in_chunks_is_read(alice: User) -> None:
+    response = chunked(alice, b'{"a":1}')
+    assert (response.status_code, response.content) == (200, b'{"a":1}')
+
+
+def test_a_body_sent_in_chunks_has_the_same_limit(alice: User, settings: Any) -> None:
+    settings.DATA_UPLOAD_MAX_MEMORY_SIZE = 1000
+    response = chunked(alice, b'{"a":"' + b"x" * 1000 + b'"}')
+    assert (response.status_code, json.loads(response.content)["code"]) == (413, "payload_too_large")
 
 
 def test_the_reader_stands_alone_with_a_depth_of_its_own() -> None:
