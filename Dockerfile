@@ -10,7 +10,7 @@ COPY . .
 RUN DEBUG=1 BLOX_VAR_DIR=/tmp/var /venv/bin/python manage.py collectstatic --noinput
 
 FROM python:3.11-slim-bookworm
-RUN useradd --system --uid 10001 --create-home blox && install -d -o blox /app/var
+RUN useradd --uid 10001 --create-home blox && install -d -o blox /app/var
 ENV PATH=/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 BLOX_HOST=0.0.0.0 PORT=8000
 COPY --from=build /venv /venv
 COPY --from=build /app /app

@@ -6,6 +6,7 @@ from functools import partial
 from uuid import UUID
 
 from django.db import transaction
+from django.db.models import F, Max
 from django.db.models.functions import Now
 
 from executions import events
@@ -72,8 +73,15 @@ def end_unheld(execution: Execution, ending: Ending, *, now: datetime) -> bool:
     """End an execution that no worker reports on (any longer), with the steps that it leaves unfinished."""
     if not end(execution.pk, ending, fence=execution.fence, now=now):
         return False
-    Step.objects.filter(execution=execution).unfinished().update(
-        status=StepStatus.ERROR, error=ending.error_message, error_code=ending.error_code, completed_at=now, due_at=None
+    steps = Step.objects.filter(execution=execution)
+    last = steps.aggregate(last=Max("number"))["last"] or 0
+    steps.unfinished().update(
+        status=StepStatus.ERROR,
+        error=ending.error_message,
+        error_code=ending.error_code,
+        completed_at=now,
+        due_at=None,
+        number=F("number") + last,  # beyond what an event stream has seen
     )
     transaction.on_commit(partial(after_end, [execution.pk]))
     return True

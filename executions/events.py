@@ -85,12 +85,6 @@ def watch(execution_id: UUID) -> Iterator[Changes]:
                 pubsub.close()
 
 
-def wait_for_change(execution_id: UUID, timeout: float) -> None:
-    """Return when the execution may have changed since the call, at most after `timeout` seconds."""
-    with watch(execution_id) as changes:
-        changes.wait(timeout)
-
-
 def _subscribe(execution_id: UUID) -> PubSub | None:
     pubsub: PubSub = _redis(settings.REDIS_URL).pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]
     try:

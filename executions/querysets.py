@@ -10,6 +10,7 @@ from flows.querysets import OwnedQuerySet
 
 if TYPE_CHECKING:
     from accounts.models import User
+    from executions.models import Execution, Step  # noqa: F401 - named in strings below
 
 
 class ExecutionQuerySet(OwnedQuerySet["Execution"]):

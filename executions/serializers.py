@@ -3,11 +3,13 @@
 from contextlib import suppress
 from typing import Any
 
+from django.conf import settings
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from bloxserver.api import strict_json
 from bloxserver.core import json_text
+from executions.errors import PayloadTooLarge
 from executions.models import Execution, StepStatus
 from executions.trace import TracedStep, Value
 
@@ -84,14 +86,21 @@ class RunSerializer(serializers.Serializer[Any]):
     )
 
     def validate_input_payload(self, value: Any) -> str:
-        """The payload as JSON text."""
-        if isinstance(value, str):
-            with suppress(ValueError):
-                return json_text.dumps(strict_json.loads(value.encode()))
-        return json_text.dumps(value)
+        """The payload as JSON text, of a webhook's size at most. Raises `PayloadTooLarge` (413)."""
+        text = _json_text(value)
+        if len(text.encode()) > settings.WEBHOOK_MAX_BYTES:
+            raise PayloadTooLarge(f"The payload is larger than {settings.WEBHOOK_MAX_BYTES:,} bytes of JSON.")
+        return text
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         return {**attrs, "draft": attrs["draft"] or bool(attrs["listener"])}
+
+
+def _json_text(value: Any) -> str:
+    if isinstance(value, str):
+        with suppress(ValueError):
+            return json_text.dumps(strict_json.loads(value.encode()))
+    return json_text.dumps(value)
 
 
 class RetrySerializer(serializers.Serializer[Any]):

@@ -202,9 +202,10 @@ def _copy_what_finished(execution: Execution, retry: Execution) -> None:
     large = [
         (output.step.key, output.text) for output in LargeOutput.objects.filter(step__in=steps).select_related("step")
     ]
-    for row in (*steps, *journal):
-        row.id = new_id()
-        row.execution = retry
+    for step in steps:
+        step.id, step.execution = new_id(), retry
+    for entry in journal:
+        entry.id, entry.execution = new_id(), retry
     Step.objects.bulk_create(steps)
     LargeOutput.objects.bulk_create(LargeOutput(step=by_key[key], text=text) for key, text in large)
     JournalEntry.objects.bulk_create(journal)

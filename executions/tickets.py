@@ -47,7 +47,7 @@ class TicketAuthentication(BaseAuthentication):
         return "Bearer"
 
 
-class TicketScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]
+class TicketScheme(OpenApiAuthenticationExtension):
     target_class = TicketAuthentication
     name = "ticket"
 

@@ -18,7 +18,7 @@ seen: set[tuple[str, int]] = set()
 def document() -> dict[str, Any]:
     """The served document, as a client would read it."""
     schema = SchemaGenerator().get_schema(request=None, public=True)
-    return json.loads(json.dumps(schema, default=str))  # type: ignore[no-any-return]
+    return json.loads(json.dumps(schema, default=str))
 
 
 @lru_cache(maxsize=1)

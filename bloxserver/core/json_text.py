@@ -25,4 +25,6 @@ def clean(text: str) -> str:
 
 def one_line(text: str) -> str:
     """`text` for a log: control characters, line breaks and escapes of terminals among them, are written out."""
-    return "".join(char if char.isprintable() else char.encode("unicode_escape", "backslashreplace").decode() for char in text)
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape", "backslashreplace").decode() for char in text
+    )

@@ -4,7 +4,7 @@ A script of the standard library alone, so that what stays in memory beside the 
 everything and then becomes this. Standard input is JSON, see `main`.
 
 - Every child leads a process group of its own. A terminal's Ctrl-C reaches only the supervisor, which passes SIGTERM to
-  the leaders, waits `GRACE_SECONDS`, and ends what is left of the groups with SIGKILL. A second signal does that at once.
+  the leaders, waits `GRACE_SECONDS`, and ends what is left of the groups with SIGKILL. A signal a second later does that at once.
 - A child whose supervisor was killed gets SIGTERM from the kernel (`die_with_parent`).
 - A child that ends is started again, after a pause that doubles up to `LONGEST_PAUSE`.
 """
@@ -114,13 +114,13 @@ class Supervisor:
         self.banner = banner
         self.parent = Parent() if with_parent else None
         self.is_ready = False
-        self.signals = 0
+        self.signalled_at: float | None = None  # the latest
         self._selector = selectors.DefaultSelector()
 
     def run(self) -> int:
         """Runs until a signal comes; gives the exit status."""
         self._listen_for_signals()
-        while not self.signals:
+        while self.signalled_at is None:
             self._start_due()
             self._pump(TICK_SECONDS)
             self._note_ended()
@@ -139,7 +139,7 @@ class Supervisor:
     # Signals -----------------------------------------------------------------------------------------------------
     def _listen_for_signals(self) -> None:
         def note(number: int, frame: object) -> None:
-            self.signals += 1
+            self.signalled_at = time.monotonic()
 
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, note)
@@ -188,14 +188,14 @@ class Supervisor:
             self._selector.unregister(child.process.stdout.fileno())
 
     def _end(self) -> None:
-        asked = self.signals
+        began = time.monotonic()
         self._say("Ending: web, worker and clock finish what they hold ...")
         for child in self.children:
             child.tell(signal.SIGTERM)
-        deadline = time.monotonic() + GRACE_SECONDS
-        while any(child.is_alive for child in self.children) and time.monotonic() < deadline:
+        while any(child.is_alive for child in self.children) and time.monotonic() < began + GRACE_SECONDS:
             self._pump(TICK_SECONDS)
-            if self.signals > asked:
+            # One wish may come twice at once: from the terminal's process group, and passed on by make.
+            if self.signalled_at is not None and self.signalled_at > began + 1:
                 self._say("Ending at once.")
                 break
         for child in self.children:

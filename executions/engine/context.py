@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("bloxserver.flow")
 
+UNSEEN_WAIT_SECONDS = 0.5  # before a longer one, what has been done is written, so that who watches sees it
 SHORT_WAIT_SECONDS = 2.0  # is waited for in the worker; a longer one parks the execution
 CHILD_POLLS_SECONDS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.3)  # then the parent parks, and the child's end wakes it
 CHILD_LOOK_AGAIN = timedelta(seconds=30)  # should the wake-up be lost
@@ -89,6 +90,8 @@ class StepContext:
         elif (moment - timezone.now()).total_seconds() > SHORT_WAIT_SECONDS:
             self._run.write_down(self._entry("sleep", position, moment.isoformat()))
         seconds = (moment - timezone.now()).total_seconds()
+        if seconds > UNSEEN_WAIT_SECONDS:
+            await self._run.show_waiting(self._step, moment)
         if seconds <= SHORT_WAIT_SECONDS:
             await asyncio.sleep(max(0.0, seconds))
         else:

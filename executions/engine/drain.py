@@ -9,7 +9,7 @@ from functools import partial
 from uuid import UUID
 
 from django.conf import settings
-from django.db import DatabaseError, connection
+from django.db import DatabaseError, InterfaceError
 from django.utils import timezone
 
 from bloxserver.core.errors import DomainError
@@ -21,7 +21,7 @@ from executions.endings import Ending
 from executions.engine.leases import Claimed, Holder, LeaseKeeper, claim
 from executions.engine.run import ExecutionRun
 from executions.engine.shutdown import is_shutting_down
-from executions.engine.store import Store
+from executions.engine.store import Store, close_connection
 from executions.models import Execution, ExecutionStatus
 from flows.services import fail_flow, load_organism
 
@@ -85,9 +85,9 @@ class Drain:
         take = partial(claim, self.owner, limit=self.capacity - len(self.runs), holding=len(self.runs))
         try:
             claimed = await self.store.call(take)
-        except DatabaseError as error:
+        except (DatabaseError, InterfaceError) as error:
             logger.warning("Cannot claim: %s", error)
-            await self.store.call(connection.close)
+            await self.store.call(close_connection)
             return 0
         for each in claimed:
             await self._start(each)
@@ -106,7 +106,7 @@ class Drain:
             Holder(
                 run.fence,
                 lost=partial(loop.call_soon_threadsafe, run.lose),
-                cancel=partial(loop.call_soon_threadsafe, run.cancel),
+                cancel=lambda reason: loop.call_soon_threadsafe(run.cancel, reason),
             ),
         )
         task = asyncio.create_task(run.run())

@@ -13,7 +13,7 @@ from typing import Any
 from uuid import UUID
 
 from django.conf import settings
-from django.db import DatabaseError, close_old_connections, connection, transaction
+from django.db import DatabaseError, InterfaceError, connection, transaction
 from django.db.models import Case, DateTimeField, F, Value, When
 from django.db.models.functions import Coalesce, Now
 
@@ -137,9 +137,9 @@ class LeaseKeeper(Thread):
             renew_at += RENEW_EVERY_SECONDS if renewing else 0.0
             try:
                 self._look(renewing=renewing)
-            except DatabaseError:
+            except (DatabaseError, InterfaceError):
                 # The database is away: leases run out, and every later write is refused by its fence.
-                close_old_connections()
+                connection.close()
         connection.close()
 
     def _look(self, *, renewing: bool) -> None:

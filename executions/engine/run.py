@@ -57,7 +57,7 @@ class ExecutionRun:
         self.response: str | None = None  # what a respond block said, until it is written
         self.effects: dict[asyncio.Task[Any], Step] = {}  # under way: awaited and recorded whatever else happens
         self.delivered: set[str] = set()  # keys, for the loop guard
-        self.random = Random(claimed.execution.pk.int)
+        self.random = Random(claimed.execution.pk.int)  # noqa: S311 - spreads retries, hides nothing
         self.trigger = json_text.loads(self.execution.payload.trigger)
         self.variables = json_text.loads(self.execution.payload.variables)
         self.secrets: dict[str, str] = {}  # by name, as far as they were used
@@ -68,7 +68,9 @@ class ExecutionRun:
         self._unfinished: dict[str, Step] = {}  # started here, and not ended
         self._active = 0  # deliveries that can go on by themselves; at zero the run is idle
         self._moves = 0  # grows with every change of the above
-        self._waits: dict[object, tuple[str, datetime | None]] = {}  # step and moment; no moment: it waits for other steps
+        self._waits: dict[
+            object, tuple[str, datetime | None]
+        ] = {}  # step and moment; no moment: it waits for other steps
         self._parked: list[tuple[str, datetime | None]] = []  # the waits as they were when the run was found idle
         self._maybe_idle = asyncio.Event()
         self._handing_back = False
@@ -328,6 +330,12 @@ class ExecutionRun:
     async def flush(self, transaction: Transaction | None = None) -> Any:
         """Commit what has not been written. Gives what `transaction` gave."""
         return await self._save(transaction=transaction)
+
+    async def show_waiting(self, step: Step, until: datetime) -> None:
+        """Commit all so far, with `step` as waiting."""
+        step.status, step.due_at = StepStatus.WAITING, until
+        self.put(step)
+        await self.flush()
 
     async def flush_if_many(self) -> None:
         if len(self._unsaved_steps) >= FLUSH_AFTER_STEPS:

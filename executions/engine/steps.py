@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from django.utils import timezone
@@ -216,13 +217,11 @@ class StepRunner:
             )
 
     async def _fetch_secrets(self, listener: Listener) -> None:
-        run = self._run
+        run, execution = self._run, self._run.execution
         for name in listener.config.secret_names:
             if name not in run.secrets:
-                execution = run.execution
-                run.secrets[name] = await run.store.call(
-                    lambda name=name: secret_value(flow_id=execution.flow_id, user_id=execution.user_id, name=name)  # type: ignore[misc]
-                )
+                fetch = partial(secret_value, flow_id=execution.flow_id, user_id=execution.user_id, name=name)
+                run.secrets[name] = await run.store.call(fetch)
 
     def _names(self, scope: "Scope", delivery: Delivery) -> Mapping[str, Any]:
         """What expressions see."""

@@ -36,9 +36,8 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 STEP_FIELDS = [
-    "scope", "parents", "number", "listener", "block", "from_listener", "status", "attempt", "input", "output", "is_output_apart", "sent_to",
-    "error", "error_code", "failures", "notes", "due_at", "started_at", "completed_at", "tokens_in", "tokens_out",
-]  # fmt: skip
+    field.name for field in Step._meta.concrete_fields if field.name not in ("id", "execution", "key")
+]  # what a later write of the same step replaces
 
 
 class LeaseLost(Exception):
@@ -91,7 +90,7 @@ class Store:
         return await future
 
     def close(self) -> None:
-        self._thread.submit(connection.close)
+        self._thread.submit(close_connection)
         self._thread.shutdown()
 
     def _write_waiting(self) -> None:
@@ -113,6 +112,11 @@ class Store:
         self._writing = False
         if self._waiting:
             self._write_waiting()
+
+
+def close_connection() -> None:
+    """Close the connection of the thread that calls this (`connection.close`, as an argument, is the caller's own)."""
+    connection.close()
 
 
 def write_patiently(changes: list[Change]) -> list[Any]:
@@ -203,7 +207,7 @@ def _write_records(changes: list[Change]) -> None:
             update_fields=STEP_FIELDS,
         )
         LargeOutput.objects.bulk_create(
-            [LargeOutput(step_id=step.pk, text=step.output) for step in large], ignore_conflicts=True
+            [LargeOutput(step_id=step.pk, text=step.output or "") for step in large], ignore_conflicts=True
         )
     journal = [entry for change in changes for entry in change.journal]
     if journal:

@@ -10,6 +10,7 @@ from django.utils import timezone
 from executions import endings
 from executions.dispatch import ring_bell
 from executions.models import Execution, State
+from executions.querysets import ExecutionQuerySet
 from flows.models import Flow, FlowStatus
 from flows.services import finish_stop
 
@@ -70,5 +71,5 @@ def settle_stop(flow: Flow) -> None:
         finish_stop(flow=flow)
 
 
-def _locked(rows):  # type: ignore[no-untyped-def]
+def _locked(rows: ExecutionQuerySet) -> list[Execution]:
     return list(rows.select_for_update(skip_locked=True, of=("self",)).order_by("pk")[:BATCH])

@@ -118,7 +118,6 @@ class CompiledConfig:
     secret_names: frozenset[str] = frozenset()
     expressions: tuple[tuple[Path, Expression], ...] = ()
     _plan: dict[str, Any] = field(default_factory=dict)
-    _secret_fields: frozenset[str] = frozenset()
 
     def render(self, scope: Mapping[str, Any], secret: Callable[[str], str]) -> dict[str, Any]:
         """The config with every placeholder's value in place, `Condition`s bound to the scope, and real secrets.
@@ -129,15 +128,13 @@ class CompiledConfig:
         """
         if not self.secret_names:
             return {key: _render(value, scope) for key, value in self._plan.items()}
+        # Compiling refused every use of a secret outside of the fields that the block marks.
         values = {name: self._secret(name, secret) for name in sorted(self.secret_names)}
         with_secrets = Scope({**scope, "secrets": values})
         if isinstance(scope, Scope):
             with_secrets.replaced = scope.replaced
         try:
-            return {
-                key: _render(value, with_secrets if key in self._secret_fields else scope)
-                for key, value in self._plan.items()
-            }
+            return {key: _render(value, with_secrets) for key, value in self._plan.items()}
         except ExpressionError as error:
             raise ExpressionError(redact(error.message, values.values()), source=error.source) from None
 
@@ -170,7 +167,6 @@ def compile_config(raw: dict[str, Any], block: "Block") -> tuple[CompiledConfig,
         secret_names=frozenset(compiler.secret_names),
         expressions=tuple(compiler.expressions),
         _plan=plan,
-        _secret_fields=block.secret_fields,
     )
     return config, compiler.problems
 

@@ -9,6 +9,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -97,8 +98,11 @@ class Server:
 def server(tmp_path: Path) -> Iterator[Server]:
     server = Server(tmp_path)
     yield server
-    for pid in server.pids():
-        os.kill(pid, signal.SIGKILL)
+    while pids := server.pids():
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+    server.process.wait(SECONDS)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -118,9 +122,20 @@ def test_a_second_signal_does_not_wait_for_the_processes_to_finish(server: Serve
         os.kill(pid, signal.SIGSTOP)  # they cannot finish
     server.process.send_signal(signal.SIGINT)
     server.wait_for(lambda: "Ending:" in server.output)
+    time.sleep(1.2)
     server.process.send_signal(signal.SIGINT)
     assert server.process.wait(SECONDS) == 0
     assert server.pids() == []
+
+
+def test_a_signal_that_comes_twice_at_once_still_lets_the_processes_finish(server: Server) -> None:
+    server.start()
+    server.wait_until_ready()
+    server.process.send_signal(signal.SIGTERM)
+    server.process.send_signal(signal.SIGINT)
+    assert server.process.wait(SECONDS) == 0
+    assert "worker: Warm shutdown" in server.output
+    assert "Ending at once." not in server.output
 
 
 def test_a_supervisor_that_is_killed_takes_its_processes_along(server: Server) -> None:
@@ -161,6 +176,14 @@ def test_a_port_that_is_taken_is_said_before_anything_is_started(server: Server)
         assert server.process.wait(SECONDS) == 1
         server.wait_for(lambda: "Choose another with PORT=" in server.output)
     assert not (server.folder / "bloxserver.sqlite3").exists()
+
+
+def test_a_database_that_is_away_is_one_line_and_not_a_stack_trace(server: Server) -> None:
+    server.environment["DATABASE_URL"] = "postgres://blox@127.0.0.1:9/blox"
+    server.start()
+    assert server.process.wait(SECONDS) == 1
+    server.wait_for(lambda: "The database does not answer" in server.output)
+    assert "Traceback" not in server.output
 
 
 def test_a_server_whose_web_cannot_start_gives_up_and_says_so(server: Server) -> None:

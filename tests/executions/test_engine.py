@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from datetime import timedelta
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from executions.models import Execution, State
 from flows.models import FlowVersion
 from flows.services import load_organism
 from tests.executions.flows import run, start, trace
+from tests.waiting import wait_until
 from tests.witness import Witness
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -24,6 +26,11 @@ def outcome(execution: Execution) -> tuple[str, Any]:
     execution.refresh_from_db()
     assert execution.state == State.ENDED, (execution.state, execution.due_at)
     return execution.status, json.loads(execution.payload.output or "null")
+
+
+def until_due(execution: Execution) -> timedelta:
+    assert execution.due_at is not None
+    return execution.due_at - timezone.now()
 
 
 def failure(execution: Execution) -> tuple[str, str, str]:
@@ -168,7 +175,7 @@ def test_a_long_delay_parks_without_a_worker_and_goes_on_where_it_was(
     execution.refresh_from_db()
     assert execution.state == State.PARKED
     assert execution.lease_until is None
-    assert timedelta(minutes=59) < execution.due_at - timezone.now() < timedelta(minutes=61)
+    assert timedelta(minutes=59) < until_due(execution) < timedelta(minutes=61)
     assert trace(api, execution)["wait"][0]["status"] == "waiting"
     past = timezone.now() - timedelta(seconds=1)
     Execution.objects.filter(pk=execution.pk).update(due_at=past)
@@ -214,7 +221,7 @@ def test_called_flows_run_and_give_their_output(api: APIClient, drain: Drain) ->
     drain()
     drain()
     assert outcome(execution) == ("success", 42)
-    assert Execution.objects.get(flow=child).parent_id == execution.pk
+    assert Execution.objects.get(flow_id=child).parent_id == execution.pk
 
 
 def test_the_time_limit_ends_an_execution(api: APIClient, drain: Drain, world: Witness) -> None:
@@ -345,7 +352,7 @@ def test_a_for_each_over_delays_parks_and_waits_for_the_earliest(api: APIClient,
     drain()
     execution.refresh_from_db()
     assert execution.state == State.PARKED
-    assert timedelta(seconds=90) < execution.due_at - timezone.now() < timedelta(seconds=101)
+    assert timedelta(seconds=90) < until_due(execution) < timedelta(seconds=101)
     assert [step["status"] for step in trace(api, execution)["wait"]] == ["waiting"] * 3
 
 
@@ -390,7 +397,7 @@ def test_a_version_that_no_longer_loads_ends_the_execution_and_puts_the_flow_out
     api: APIClient, drain: Drain
 ) -> None:
     flow = start(api, "  - {name: a, handler: blox.transform, config: {value: 1}}\n")
-    FlowVersion.objects.filter(flow=flow).update(organism_yaml="organism: {name: x}\nlisteners: []\n")
+    FlowVersion.objects.filter(flow_id=flow).update(organism_yaml="organism: {name: x}\nlisteners: []\n")
     load_organism.cache_clear()
     execution = run(api, flow)
     drain()
@@ -399,3 +406,54 @@ def test_a_version_that_no_longer_loads_ends_the_execution_and_puts_the_flow_out
     assert answer["status"] == "error" and "no longer loads" in answer["errorMessage"]
     refused = api.post(f"/api/v1/flows/{flow}/executions/run", {}, format="json")
     assert (refused.status_code, refused.json()["code"]) == (409, "flow_not_running")
+
+
+def test_what_was_done_before_a_wait_can_be_seen_while_it_waits(api: APIClient, drain: Drain) -> None:
+    flow = start(
+        api,
+        """\
+  - {name: before, handler: blox.transform, config: {value: 1}, peers: [wait]}
+  - {name: wait, handler: blox.delay, config: {seconds: 1.5}}
+""",
+    )
+    execution = run(api, flow)
+    worker = Thread(target=drain)
+    worker.start()
+    wait_until(lambda: execution.steps.count() == 2)
+    seen = {step.listener: step.status for step in execution.steps.all()}
+    worker.join()
+    assert seen == {"before": "success", "wait": "waiting"}
+    assert outcome(execution) == ("success", 1)
+
+
+def test_cancelling_a_running_execution_awaits_and_records_the_effect_under_way(
+    api: APIClient, drain: Drain, world: Witness
+) -> None:
+    flow = start(
+        api,
+        f"""\
+  - {{name: slow, handler: blox.http, config: {{url: "{world.url}/slow?s=3"}}, peers: [never]}}
+  - {{name: never, handler: blox.output}}
+""",
+    )
+    execution = run(api, flow)
+    worker = Thread(target=drain)
+    worker.start()
+    wait_until(lambda: bool(world.calls))
+    api.post(f"/api/v1/flows/{flow}/executions/{execution.pk}/cancel")
+    worker.join()
+    assert failure(execution)[:2] == ("error", "canceled")
+    steps = trace(api, execution)
+    assert steps["slow"][0]["status"] == "success"
+    assert "never" not in steps
+
+
+def test_a_cancelled_wait_is_seen_by_a_stream_that_has_seen_the_wait(api: APIClient, drain: Drain) -> None:
+    flow = start(api, "  - {name: wait, handler: blox.delay, config: {seconds: 600}}\n")
+    execution = run(api, flow)
+    drain()
+    seen = execution.steps.get().number
+    api.post(f"/api/v1/flows/{flow}/executions/{execution.pk}/cancel")
+    step = execution.steps.get()
+    assert (step.status, step.error_code) == ("error", "canceled")
+    assert step.number > seen

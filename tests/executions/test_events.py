@@ -14,6 +14,7 @@ from pytest_django import Settings
 from rest_framework.test import APIClient
 
 from accounts.models import User
+from bloxserver.core.streams import StreamsBusy
 from executions import events, stream, tickets
 from executions.models import Execution, State
 from tests.executions.factories import NOON, make_execution, make_flow, make_step
@@ -191,6 +192,15 @@ def test_streams_beyond_the_limit_are_told_to_come_later(
     end(execution)
     for _ in range(3):  # each gives its slot back when it has been read
         assert seen(api.get(url(execution)))[-1] == ("status", "2-end")
+
+
+def test_a_stream_that_is_never_read_gives_its_slot_back_when_it_is_closed(settings: Settings) -> None:
+    settings.BLOX_STREAM_LIMIT = 1
+    unread = stream.EventStream(uuid4(), stream.Position())
+    with pytest.raises(StreamsBusy):
+        stream.EventStream(uuid4(), stream.Position())
+    unread.close()
+    stream.EventStream(uuid4(), stream.Position()).close()
 
 
 # News. -----------------------------------------------------------------------------------------------------------

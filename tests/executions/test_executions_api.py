@@ -282,8 +282,9 @@ def test_a_draft_with_errors_is_refused_with_all_of_them(api: APIClient, alice: 
     assert not Execution.objects.exists()
 
 
-def test_a_payload_over_a_mebibyte_is_too_large(api: APIClient, flow: Flow) -> None:
-    response = api.post(url(flow, "run"), {"inputPayload": "x" * 1024 * 1024})
+@pytest.mark.parametrize("text", ["x" * 1024 * 1024, "é" * 524_288], ids=["letters", "bytes"])
+def test_a_payload_over_a_mebibyte_is_too_large(api: APIClient, flow: Flow, text: str) -> None:
+    response = api.post(url(flow, "run"), {"inputPayload": text})
     assert (response.status_code, response.json()["code"]) == (413, "payload_too_large")
     assert not Execution.objects.exists()
 

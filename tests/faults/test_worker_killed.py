@@ -1,6 +1,5 @@
 """A worker that is killed takes nothing with it: what had finished stays finished, what had not goes on elsewhere."""
 
-import time
 from collections.abc import Callable
 
 import pytest
@@ -11,6 +10,7 @@ from executions.engine.sweeper import sweep
 from executions.models import Execution, State
 from tests.executions.flows import run, start
 from tests.faults.processes import worker
+from tests.waiting import wait_until
 from tests.witness import Witness
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.faults]
@@ -22,13 +22,12 @@ LISTENERS = """\
 """
 
 
-def wait_until(true: Callable[[], bool], *, seconds: float = 40, sweeping: bool = False) -> None:
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline, "it did not come about in time"
-        if sweeping:
-            sweep()
-        time.sleep(0.1)
+def sweep_until(true: Callable[[], bool]) -> None:
+    def look() -> bool:
+        sweep()
+        return true()
+
+    wait_until(look, seconds=60)
 
 
 def all_ended() -> bool:
@@ -44,7 +43,7 @@ def test_a_killed_workers_executions_finish_in_another_and_no_finished_effect_ru
         wait_until(lambda: sum("slow" in path for path in world.paths()) == 10)
         doomed.kill()
     with worker():
-        wait_until(all_ended, sweeping=True)
+        sweep_until(all_ended)
     assert {execution.status for execution in Execution.objects.all()} == {"success"}, doomed.output()
     by_path = {key: count for key, count in world.by_key().items() if count > 1}
     steps = {f"{step.execution_id}:{step.key}": step.listener for e in executions for step in e.steps.all()}
@@ -63,5 +62,5 @@ def test_sigterm_lets_steps_end_and_hands_the_rest_back(api: APIClient, world: W
     assert [step.status for step in execution.steps.all()] == ["success", "success"]
     with worker():
         ring_bell()
-        wait_until(all_ended, sweeping=True)
+        sweep_until(all_ended)
     assert max(world.by_key().values()) == 1

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from django.conf import settings
 from django.core.management import CommandError, call_command
-from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
+from jsonschema import Draft202012Validator
 
 from flows.blocks import catalogue, get_block, nearest
 from flows.blocks.base import Block, Effects
@@ -156,14 +156,15 @@ def test_a_block_that_is_not_fit_is_left_out_and_logged(
     assert type(catalogue()["blox.http"]).__module__ == "flows.blocks.http"
     [record] = [record for record in caplog.records if record.name == "flows.blocks.registry"]
     assert record.getMessage().startswith("The block bad (")
-    assert reason in str(record.exc_info[1])  # type: ignore[index]
+    assert record.exc_info and reason in str(record.exc_info[1])
 
 
 def test_of_two_blocks_with_one_name_the_first_stays(install: Any, caplog: pytest.LogCaptureFixture) -> None:
     install(one="{module}:Greet", two="{module}:Again")
     with caplog.at_level(logging.ERROR):
         assert type(catalogue()["acme.greet"]).__name__ == "Again"
-    assert "there is a block acme.greet already" in str(caplog.records[0].exc_info[1])  # type: ignore[index]
+    [record] = caplog.records
+    assert record.exc_info and "there is a block acme.greet already" in str(record.exc_info[1])
 
 
 @pytest.mark.parametrize(

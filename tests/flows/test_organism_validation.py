@@ -267,6 +267,10 @@ def test_two_listeners_of_one_name_are_an_error_at_the_second() -> None:
     assert "already, on line 3" in message
 
 
+def test_one_value_has_one_error() -> None:
+    assert "leading zeros" in only_error(listeners("- {name: a, handler: blox.output, timeout: 010}"))[3].lower()
+
+
 def test_500_listeners_are_the_most() -> None:
     def many(count: int) -> str:
         return listeners("\n".join(f"- {{name: n{i}, handler: blox.output}}" for i in range(count)))

@@ -32,7 +32,9 @@ from tests.openapi import document
 
 CASES = int(os.environ.get("BLOX_FUZZ_CASES", "12"))
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
-STREAMS = "/api/v1/flows/{flowId}/executions/{executionId}/events"  # does not end by itself: tests/executions/test_events.py
+STREAMS = (
+    "/api/v1/flows/{flowId}/executions/{executionId}/events"  # does not end by itself: tests/executions/test_events.py
+)
 
 schema = schemathesis.openapi.from_dict(document())
 schema.app = get_wsgi_application()

@@ -147,9 +147,14 @@ def test_the_apis_own_keys_are_camel_case_outside(api: APIClient) -> None:
 
 def chunked(alice: User, body: bytes) -> Any:
     """As a server hands it on: no length, and an input that ends where the body ends."""
-    environ = RequestFactory().generic("POST", ECHO, content_type="application/json").environ
-    environ.update(HTTP_AUTHORIZATION=f"Bearer dev:{alice.email}", HTTP_TRANSFER_ENCODING="chunked", CONTENT_LENGTH="")
-    environ["wsgi.input"] = io.BytesIO(body)
+    environ = {
+        **RequestFactory().generic("POST", ECHO).environ,
+        "HTTP_AUTHORIZATION": f"Bearer dev:{alice.email}",
+        "HTTP_TRANSFER_ENCODING": "chunked",
+        "CONTENT_LENGTH": "",
+        "CONTENT_TYPE": "application/json",
+        "wsgi.input": io.BytesIO(body),
+    }
     return ClientHandler()(environ)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from django.conf import settings
 from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError, CommandParser
-from django.db import connection, connections
+from django.db import OperationalError, connection, connections
 from django.db.migrations.executor import MigrationExecutor
 
 from bloxserver.core import supervisor
@@ -42,7 +42,10 @@ class Command(BaseCommand):
         become_supervisor("\n".join(lines), with_parent=with_parent)
 
     def migrate(self) -> None:
-        executor = MigrationExecutor(connection)
+        try:
+            executor = MigrationExecutor(connection)
+        except OperationalError as error:
+            raise CommandError(f"The database does not answer: {str(error).strip()}") from error
         plan = executor.migration_plan(executor.loader.graph.leaf_nodes())
         if plan:
             self.stdout.write(f"Preparing the database ({len(plan)} migrations) ...")
