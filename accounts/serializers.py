@@ -4,11 +4,13 @@ from django.utils import timezone
 from rest_framework import serializers
 
 from accounts.models import WEB_ADDRESS, AccessToken, Scope, User
+from bloxserver.api.fields import TextField
 
 
 class UserSerializer(serializers.ModelSerializer[User]):
     clerk_id = serializers.CharField(read_only=True, help_text="Clerk's id, or `local_<id>`.")
-    avatar_url = serializers.CharField(max_length=2000, allow_null=True, required=False, validators=[WEB_ADDRESS])
+    name = TextField(max_length=255, allow_null=True, allow_blank=True, required=False)
+    avatar_url = TextField(max_length=2000, allow_null=True, required=False, validators=[WEB_ADDRESS])
 
     class Meta:
         model = User
@@ -17,6 +19,7 @@ class UserSerializer(serializers.ModelSerializer[User]):
 
 
 class AccessTokenSerializer(serializers.ModelSerializer[AccessToken]):
+    name = TextField(max_length=100)
     scopes = serializers.ListField(
         child=serializers.ChoiceField(choices=Scope.choices),
         allow_empty=False,

@@ -8,6 +8,7 @@ from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from bloxserver.api import strict_json
+from bloxserver.api.fields import TextField
 from bloxserver.core import json_text
 from executions.errors import PayloadTooLarge
 from executions.models import Execution, StepStatus
@@ -81,7 +82,7 @@ class RunSerializer(serializers.Serializer[Any]):
     draft = serializers.BooleanField(
         required=False, default=False, help_text="Run the draft as it is now; the flow need not be running."
     )
-    listener = serializers.CharField(
+    listener = TextField(
         required=False, default="", allow_blank=True, help_text="Test this one listener of the draft alone."
     )
 

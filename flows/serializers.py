@@ -5,6 +5,7 @@ from typing import Any, cast
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
+from bloxserver.api.fields import TextField
 from bloxserver.core import json_text
 from flows import canvas, organism
 from flows.blocks.base import Block
@@ -13,15 +14,6 @@ from flows.services.stored import MAX_VALUE_BYTES
 from flows.services.versions import MAX_YAML_BYTES
 
 ORDERINGS = ["name", "-name", "updatedAt", "-updatedAt", "createdAt", "-createdAt", "status", "-status"]
-
-
-class TextField(serializers.CharField):
-    """JSON text only: REST framework's own field would take 5 for "5"."""
-
-    def to_internal_value(self, data: Any) -> str:
-        if not isinstance(data, str):
-            self.fail("invalid")
-        return super().to_internal_value(data)
 
 
 class OrganismYamlField(TextField):

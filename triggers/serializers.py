@@ -6,6 +6,7 @@ from django.utils import timezone
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
+from bloxserver.api.fields import TextField
 from bloxserver.core import json_text
 from executions.models import TriggerType
 from triggers.errors import InvalidTriggerConfig
@@ -63,7 +64,7 @@ class TriggerSerializer(serializers.ModelSerializer[Trigger]):
 
 class CreateTriggerSerializer(serializers.Serializer[Any]):
     type = serializers.ChoiceField(choices=TriggerType.choices)
-    name = serializers.CharField(min_length=1, max_length=100)
+    name = TextField(min_length=1, max_length=100)
     config = serializers.DictField(help_text=CONFIG_HELP)
     enabled = serializers.BooleanField(default=True)
 
@@ -72,7 +73,7 @@ class UpdateTriggerSerializer(serializers.Serializer[Any]):
     """What is left out stays as it is. `config` is replaced as a whole."""
 
     type = serializers.ChoiceField(choices=TriggerType.choices, required=False, help_text="Only what it is already.")
-    name = serializers.CharField(min_length=1, max_length=100, required=False)
+    name = TextField(min_length=1, max_length=100, required=False)
     config = serializers.DictField(required=False, help_text=CONFIG_HELP)
     enabled = serializers.BooleanField(required=False)
 

@@ -70,8 +70,9 @@ def _take_chunked_body(request: HttpRequest) -> ApiError | None:
 
 def _as_json(response: HttpResponseBase) -> HttpResponseBase:
     """Django's own error pages (with DEBUG on, and for a bad host) as an `ApiError`."""
-    if response.status_code < 400 or not response.get("Content-Type", "").startswith("text/html"):
-        return response
+    is_page = response.get("Content-Type", "").startswith("text/html")
+    if response.status_code < 400 or not is_page or response.get("Content-Security-Policy") == "sandbox":
+        return response  # sandboxed is what a flow answers to its webhook: its own business
     if response.status_code == 404:
         return error_response(NOT_FOUND)
     reason = (HttpResponse(status=response.status_code).reason_phrase or "error").lower()

@@ -25,6 +25,7 @@ _SERVERS_OWN = frozenset(
         "proxy-connection",
         "server",
         "service-worker-allowed",
+        "clear-site-data",
         "set-cookie",
         "strict-transport-security",
         "te",
