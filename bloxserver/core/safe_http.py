@@ -115,9 +115,12 @@ class _Progress:
     """How far a request got: before the first byte went out, a failure surely had no effect."""
 
     sent: bool = False
+    target: str = "the server"
 
     async def trace(self, event: str, info: dict[str, Any]) -> None:
         """httpcore2's trace extension."""
+        if event == "connection.connect_tcp.started":
+            self.target = f"{info['host']}:{info['port']}"
         if event.endswith("send_request_headers.started"):
             self.sent = True
 
@@ -215,7 +218,7 @@ def _translated(progress: _Progress, timeout: float) -> Iterator[None]:
         reason = str(error) or type(error).__name__
         if progress.sent:
             raise RequestFailed(f"The request was sent, but no whole answer came: {reason}.") from error
-        raise NotSent(f"No connection could be made: {reason}.") from error
+        raise NotSent(f"No connection to {progress.target} could be made: {reason.rstrip('.')}.") from error
 
 
 def _build(

@@ -97,6 +97,13 @@ def test_every_setting_of_the_environment_is_in_the_example_file_with_a_line_on_
     assert [name for name, number in settings.items() if not lines[number - 1].startswith("# ")] == []
 
 
+def test_every_setting_is_in_the_table_of_the_readme() -> None:
+    settings = set(re.findall(r"^#?([A-Z_]+)=", (REPOSITORY / ".env.example").read_text(), re.MULTILINE))
+    readme = (REPOSITORY / "README.md").read_text()
+    table = readme[readme.index("## Settings") : readme.index("## To production")]
+    assert set(re.findall(r"`([A-Z_]+)`", table)) == settings
+
+
 def test_the_compose_file_passes_no_setting_that_the_server_does_not_read() -> None:
     import yaml
 
