@@ -26,7 +26,7 @@ lint: $(VENV)/installed-dev
 	$(VENV)/bin/ruff format --check --quiet .
 	$(VENV)/bin/mypy .
 	$(VENV)/bin/lint-imports --no-logo
-	DJANGO_SETTINGS_MODULE=tests.settings $(PYTHON) manage.py makemigrations --check --dry-run
+	BLOX_TEST_DATABASE_URL= DJANGO_SETTINGS_MODULE=tests.settings $(PYTHON) manage.py makemigrations --check --dry-run
 	@$(PRODUCTION_ENV) $(PYTHON) manage.py check --deploy --fail-level WARNING
 
 # What a production server would be given, with secrets made for the moment.

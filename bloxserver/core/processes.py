@@ -19,7 +19,8 @@ def web_command() -> list[str]:
         *(str(BIN / "granian"), "--interface", "wsgi", "bloxserver.wsgi:application"),
         *("--host", settings.BLOX_HOST, "--port", str(settings.PORT)),
         *("--workers", str(settings.BLOX_WEB_PROCESSES), "--blocking-threads", str(settings.BLOX_WEB_THREADS)),
-        *("--no-ws", "--workers-kill-timeout", "10", "--log-level", "error"),
+        # HTTP/1 alone: a body of HTTP/2 may come without a length, and WSGI would take it for empty. A proxy speaks the rest.
+        *("--http", "1", "--no-ws", "--workers-kill-timeout", "10", "--log-level", "error"),
     ]
 
 
