@@ -4,10 +4,12 @@ from django.contrib import admin, messages
 from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
 from django.db.models import QuerySet
 from django.http import HttpRequest
+from django.urls import reverse
 
 from accounts.forms import NewUserForm, TierActionForm, UserForm
 from accounts.models import AccessToken, Tier, User
 from accounts.services import set_tier
+from bloxserver.core.admin import ButtonsAdmin, ReadOnlyAdmin
 
 
 class AccessTokenInline(admin.TabularInline):
@@ -25,7 +27,7 @@ class AccessTokenInline(admin.TabularInline):
 
 
 @admin.register(User)
-class UserAdmin(DjangoUserAdmin):
+class UserAdmin(ButtonsAdmin, DjangoUserAdmin):
     form = UserForm
     add_form = NewUserForm
     action_form = TierActionForm
@@ -41,8 +43,8 @@ class UserAdmin(DjangoUserAdmin):
         (None, {"fields": ("id", "email", "password")}),
         ("Profile", {"fields": ("name", "avatar_url", "tier")}),
         ("Clerk", {"fields": ("clerk_subject", "clerk_updated_at", "deleted_at")}),
-        ("May", {"fields": ("is_active", "is_staff", "is_superuser", "groups", "user_permissions")}),
-        ("When", {"fields": ("created_at", "last_login")}),
+        ("Permissions", {"fields": ("is_active", "is_staff", "is_superuser", "groups", "user_permissions")}),
+        ("Dates", {"fields": ("created_at", "last_login")}),
     )
     add_fieldsets = (
         (None, {"classes": ("wide",), "fields": ("email", "name", "tier", "is_staff")}),
@@ -51,6 +53,12 @@ class UserAdmin(DjangoUserAdmin):
 
     def get_inlines(self, request: HttpRequest, obj: User | None) -> Any:
         return [AccessTokenInline] if obj else []
+
+    def links(self, obj: User) -> dict[str, str]:
+        return {
+            "Flows": f"{reverse('admin:flows_flow_changelist')}?user__id__exact={obj.pk}",
+            "Executions": f"{reverse('admin:executions_execution_changelist')}?user__id__exact={obj.pk}",
+        }
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         """A user is deactivated, not deleted: their flows, triggers and history hang on the row."""
@@ -66,22 +74,21 @@ class UserAdmin(DjangoUserAdmin):
         for user in users:
             set_tier(user=user, tier=tier)
             self.log_change(request, user, f"Set tier to {tier}.")
-        self.message_user(request, f"{len(users)} user(s) are now on {Tier(tier).label}.", messages.SUCCESS)
+        who = "1 user is" if len(users) == 1 else f"{len(users)} users are"
+        self.message_user(request, f"{who} now on {Tier(tier).label}.", messages.SUCCESS)
 
 
 @admin.register(AccessToken)
-class AccessTokenAdmin(admin.ModelAdmin):
+class AccessTokenAdmin(ReadOnlyAdmin):
     """Deleting one revokes it."""
 
-    list_display = ("name", "user", "hint", "scopes", "expires_at", "last_used_at", "created_at")
+    list_display = ("name", "user", "hint", "may", "expires_at", "last_used_at", "created_at")
     list_select_related = ("user",)
     list_filter = ("expires_at", "last_used_at")
     search_fields = ("name", "hint", "user__email")
     search_help_text = "Name, last four characters or the user's e-mail"
-    fields = readonly_fields = ("id", "user", "name", "hint", "scopes", "expires_at", "last_used_at", "created_at")
+    fields = readonly_fields = ("id", "user", "name", "hint", "may", "expires_at", "last_used_at", "created_at")
 
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
+    @admin.display(description="scopes")
+    def may(self, token: AccessToken) -> str:
+        return ", ".join(token.scopes)

@@ -28,20 +28,22 @@ class MeView(mixins.RetrieveModelMixin, mixins.UpdateModelMixin, GenericAPIView[
     def get_object(self) -> Any:
         return _user(self.request)
 
-    @extend_schema(operation_id="me_retrieve", summary="The signed-in user")
+    @extend_schema(operation_id="get_me", summary="The signed-in user")
     def get(self, request: Request) -> Response:
         return self.retrieve(request)
 
-    @extend_schema(operation_id="me_update", summary="Change name or avatar")
+    @extend_schema(operation_id="update_me", summary="Change name or avatar")
     def patch(self, request: Request) -> Response:
         return self.partial_update(request)
 
 
 @extend_schema_view(
-    list=extend_schema(summary="List access tokens"),
-    retrieve=extend_schema(summary="An access token"),
-    create=extend_schema(summary="Make an access token; its secret is in this answer only"),
-    destroy=extend_schema(summary="Revoke an access token"),
+    list=extend_schema(operation_id="list_access_tokens", summary="List access tokens"),
+    retrieve=extend_schema(operation_id="get_access_token", summary="An access token"),
+    create=extend_schema(
+        operation_id="create_access_token", summary="Make an access token; its secret is in this answer only"
+    ),
+    destroy=extend_schema(operation_id="delete_access_token", summary="Revoke an access token"),
 )
 @extend_schema(tags=["account"])
 class AccessTokenViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, mixins.DestroyModelMixin, TenantViewSet):

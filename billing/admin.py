@@ -1,13 +1,11 @@
-from typing import Any
-
 from django.contrib import admin
-from django.http import HttpRequest
 
 from billing.models import RunBudget
+from bloxserver.core.admin import HistoryAdmin
 
 
 @admin.register(RunBudget)
-class RunBudgetAdmin(admin.ModelAdmin):
+class RunBudgetAdmin(HistoryAdmin):
     """What the free tier has used: read-only, since the count is the truth behind the cap."""
 
     list_display = ("user", "period_start", "runs")
@@ -16,12 +14,3 @@ class RunBudgetAdmin(admin.ModelAdmin):
     search_fields = ("user__email", "=user__id")
     search_help_text = "The user's e-mail or id"
     fields = readonly_fields = ("id", "user", "period_start", "runs")
-
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False

@@ -309,6 +309,7 @@ SPECTACULAR_SETTINGS = {
         "drf_spectacular.hooks.postprocess_schema_enums",
         "drf_spectacular.contrib.djangorestframework_camel_case.camelize_serializer_fields",
         "triggers.openapi.add_webhooks",
+        "bloxserver.api.schema.group_operations",
         "bloxserver.api.schema.add_errors",
     ],
 }

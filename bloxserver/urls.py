@@ -1,7 +1,12 @@
 """Every path of the server. The API's own lie with their apps; health and metrics are `bloxserver.health`'s."""
 
+from threading import Lock
+
 from django.conf import settings
 from django.contrib import admin
+from django.http import HttpRequest
+from django.http.response import HttpResponseBase
+from django.template.response import SimpleTemplateResponse
 from django.urls import include, path
 from django.views.decorators.cache import cache_page
 from django.views.generic import TemplateView
@@ -14,10 +19,16 @@ admin.site.site_header = "BloxServer"
 admin.site.site_title = "BloxServer"
 admin.site.index_title = "Operations"
 
-# The schema is the same for everyone and takes a second to make.
-schema_view = SpectacularAPIView.as_view()
-if not settings.DEBUG:
-    schema_view = cache_page(3600)(schema_view)
+_making_schema = Lock()
+
+
+def schema_view(request: HttpRequest) -> HttpResponseBase:
+    """The schema is the same for everyone, takes a second to make, and fails when two threads make their first at once."""
+    make = SpectacularAPIView.as_view()
+    with _making_schema:
+        response = make(request) if settings.DEBUG else cache_page(3600)(make)(request)
+        return response.render() if isinstance(response, SimpleTemplateResponse) else response  # into the cache
+
 
 urlpatterns = [
     path("", TemplateView.as_view(template_name="landing.html"), name="landing"),

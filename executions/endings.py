@@ -34,7 +34,7 @@ def canceled(reason: str) -> Ending:
 
 
 def timed_out(seconds: float) -> Ending:
-    return Ending(ExecutionStatus.TIMEOUT, TIMEOUT, f"Timed out after {seconds:g} seconds of work.")
+    return Ending(ExecutionStatus.TIMEOUT, TIMEOUT, f"Timed out after {seconds:g} s of work.")
 
 
 def worker_lost(crashes: int) -> Ending:
@@ -83,7 +83,7 @@ def end_unheld(execution: Execution, ending: Ending, *, now: datetime) -> bool:
         due_at=None,
         number=F("number") + last,  # beyond what an event stream has seen
     )
-    transaction.on_commit(partial(after_end, [execution.pk]))
+    transaction.on_commit(partial(after_end, [execution.pk]), robust=True)  # a failure is latency: see `after_end`
     return True
 
 

@@ -2,7 +2,7 @@
 
 import binascii
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -70,7 +70,8 @@ def _after(cursor: str) -> Q:
         started_at, last_id = datetime.fromisoformat(moment), UUID(pk)
         if timezone.is_naive(started_at):
             raise ValueError(moment)
-    except (ValueError, binascii.Error) as error:
+        started_at = started_at.astimezone(UTC)  # which the first and last days of all may not survive
+    except (ValueError, OverflowError, binascii.Error) as error:
         raise ValidationError({"cursor": ["Not a cursor of this list: take nextCursor of the page before."]}) from error
     # The first condition follows from the second; it is there for the index.
     return Q(started_at__lte=started_at) & (Q(started_at__lt=started_at) | Q(started_at=started_at, id__lt=last_id))

@@ -41,6 +41,7 @@ from flows.services import draft_version, load_organism, share_flow, variables_f
 DEFAULT_SECONDS = 300.0  # of work, for an organism that names no timeout
 # A webhook's megabyte can take six characters a byte as JSON, and a called flow gets a step's output, up to 5 MiB.
 MAX_PAYLOAD_CHARACTERS = 8 * 1024 * 1024
+DONE_KINDS = ("record", "transact")  # of journal entries: something was done
 MAX_DEPTH = 10  # of flows that call flows
 
 
@@ -195,10 +196,14 @@ def retry_execution(*, execution: Execution, from_failed: bool, now: datetime) -
 
 
 def _copy_what_finished(execution: Execution, retry: Execution) -> None:
-    """Steps that succeeded, or whose failure was handled, and the journal of those: the retry resumes after them."""
+    """Steps that succeeded, or whose failure was handled, with their journal: the retry resumes after them.
+
+    Of a step that had not finished, what it did is kept (effects recorded, transactions committed), not what it waited
+    for: a delay is waited for again, a flow that failed is called again.
+    """
     steps = [step for step in execution.steps.all() if step.status == StepStatus.SUCCESS or step.is_handled_error]
     by_key = {step.key: step for step in steps}
-    journal = [entry for entry in execution.journal.all() if entry.step_key in by_key]
+    journal = [entry for entry in execution.journal.all() if entry.step_key in by_key or entry.kind in DONE_KINDS]
     large = [
         (output.step.key, output.text) for output in LargeOutput.objects.filter(step__in=steps).select_related("step")
     ]

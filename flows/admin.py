@@ -4,29 +4,31 @@ from collections.abc import Callable
 from typing import Any, cast
 
 from django.contrib import admin, messages
-from django.db.models import Model, QuerySet
+from django.db.models import QuerySet
 from django.forms import ModelForm
 from django.http import HttpRequest
+from django.urls import reverse
 from django.utils import timezone
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 from django.utils.text import Truncator
 
 from accounts.models import User
+from bloxserver.core.admin import ButtonsAdmin, HistoryAdmin, ReadOnlyAdmin, status_pill, tell, two_lines
 from bloxserver.core.errors import DomainError
 from flows import organism, services
 from flows.default_organism import DEFAULT_ORGANISM_YAML
 from flows.forms import FlowForm, SecretForm, VariableForm
-from flows.models import Flow, FlowVersion, KeyValue, Secret, Variable
+from flows.models import Flow, FlowStatus, FlowVersion, KeyValue, Secret, Variable
 
 BODIES = ["organism_yaml", "canvas_state"]
 DEPLOYED_BODIES = [f"deployed_version__{field}" for field in BODIES]
 
 
 @admin.register(Flow)
-class FlowAdmin(admin.ModelAdmin):
+class FlowAdmin(ButtonsAdmin):
     form = FlowForm
-    list_display = ["name", "user", "status", "version", "updated_at"]
+    list_display = ["name", "user", "shown_status", "version", "updated_at"]
     list_filter = ["status", "user__tier"]
     list_select_related = ["user", "deployed_version"]
     search_fields = ["name", "user__email", "id"]
@@ -36,7 +38,7 @@ class FlowAdmin(admin.ModelAdmin):
     actions = ["start", "stop", "force_stop"]
     readonly_fields = [
         "id",
-        "status",
+        "shown_status",
         "error_message",
         "version",
         "undeployed_changes",
@@ -48,13 +50,19 @@ class FlowAdmin(admin.ModelAdmin):
     ]
     fieldsets = [
         (None, {"fields": ["id", "user", "name", "description"]}),
-        ("Deployment", {"fields": ["status", "error_message", "version", "undeployed_changes", "container_id"]}),
-        ("Draft", {"fields": ["problems", "organism_yaml", "canvas", "created_at", "updated_at"]}),
+        (
+            "Deployment",
+            {"fields": [("shown_status", "version", "undeployed_changes"), "error_message", "container_id"]},
+        ),
+        ("Draft", {"fields": ["problems", "organism_yaml", "canvas", ("created_at", "updated_at")]}),
     ]
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Flow]:
         """Without what is long: the page of one flow reads its own YAML when it shows it."""
         return super().get_queryset(request).defer(*BODIES, *DEPLOYED_BODIES)
+
+    def get_fieldsets(self, request: HttpRequest, obj: Flow | None = None) -> Any:
+        return self.fieldsets if obj else [(None, {"fields": ["user", "name", "description", "organism_yaml"]})]
 
     def get_readonly_fields(self, request: HttpRequest, obj: Flow | None = None) -> list[str]:
         return [*self.readonly_fields, "user"] if obj else self.readonly_fields
@@ -62,13 +70,31 @@ class FlowAdmin(admin.ModelAdmin):
     def get_changeform_initial_data(self, request: HttpRequest) -> dict[str, Any]:
         return {"organism_yaml": DEFAULT_ORGANISM_YAML, **super().get_changeform_initial_data(request)}
 
+    def buttons(self, flow: Flow) -> list[str]:
+        if flow.status == FlowStatus.STOPPING:
+            return ["force_stop"]
+        if flow.status != FlowStatus.RUNNING:
+            return ["start"]
+        return ["start", "stop"] if flow.has_undeployed_changes else ["stop"]
+
+    def links(self, flow: Flow) -> dict[str, str]:
+        """By name, since the apps of executions and triggers stand above this one."""
+        pages = {"Executions": "executions_execution", "Triggers": "triggers_trigger", "Versions": "flows_flowversion"}
+        return {
+            label: f"{reverse(f'admin:{page}_changelist')}?flow__id__exact={flow.pk}" for label, page in pages.items()
+        }
+
+    @admin.display(description="status", ordering="status")
+    def shown_status(self, flow: Flow) -> SafeString:
+        return status_pill(flow.status, "good" if flow.status == FlowStatus.RUNNING else "")
+
     @admin.display(description="version", ordering="deployed_version__number")
     def version(self, flow: Flow) -> str:
         return str(flow.deployed_version.number) if flow.deployed_version else "-"
 
-    @admin.display(description="undeployed changes", boolean=True)
-    def undeployed_changes(self, flow: Flow) -> bool:
-        return flow.has_undeployed_changes
+    @admin.display(description="undeployed changes")
+    def undeployed_changes(self, flow: Flow) -> str:
+        return "yes" if flow.has_undeployed_changes else "no"
 
     @admin.display(description="canvas")
     def canvas(self, flow: Flow) -> str:
@@ -78,18 +104,16 @@ class FlowAdmin(admin.ModelAdmin):
 
     @admin.display(description="validation")
     def problems(self, flow: Flow) -> str | SafeString:
-        if flow._state.adding:
-            return "-"
         found = organism.validate(flow.organism_yaml)
         lines = [
-            (kind, problem.line, problem.column, problem.path, problem.message)
-            for kind, problems in (("Error", found.errors), ("Warning", found.warnings))
+            (tone, kind, problem.line, problem.column, problem.path, problem.message)
+            for tone, kind, problems in (("bad", "Error", found.errors), ("quiet", "Warning", found.warnings))
             for problem in problems
         ]
         if not lines:
             return "Valid."
-        rows = format_html_join("", "<li>{}, line {}, column {} ({}): {}</li>", lines)
-        return format_html('<ul style="margin: 0">{}</ul>', rows)
+        rows = format_html_join("", '<li><strong class="blox-{}">{}</strong>, line {}, column {} ({}): {}</li>', lines)
+        return format_html('<ul class="blox-problems">{}</ul>', rows)
 
     @admin.action(description="Start (deploy the draft)", permissions=["change"])
     def start(self, request: HttpRequest, flows: QuerySet[Flow]) -> None:
@@ -105,13 +129,16 @@ class FlowAdmin(admin.ModelAdmin):
 
     def _each(self, request: HttpRequest, flows: QuerySet[Flow], act: Callable[[Flow], Flow]) -> None:
         """Do it to one after the other, and say what came of each: one that is refused does not keep back the rest."""
+        said = []
         for flow in flows:
             try:
                 changed = act(flow)
             except DomainError as error:
-                self.message_user(request, f"{flow}: {error.message}", messages.ERROR)
+                said.append((messages.ERROR, f"{flow}: {error.message}"))
             else:
-                self.message_user(request, f"{flow} is {changed.status}.", messages.SUCCESS)
+                said.append((messages.SUCCESS, f"{flow} is {changed.status}."))
+                self.log_change(request, flow, said[-1][1])
+        tell(request, said)
 
     def save_model(self, request: HttpRequest, obj: Flow, form: ModelForm, change: bool) -> None:
         """Write only what was edited: a start or stop that came in between is not undone."""
@@ -137,37 +164,26 @@ class FlowAdmin(admin.ModelAdmin):
         return flows, {str(Flow._meta.verbose_name_plural): len(flows)}, set(), []
 
 
-class ReadOnlyAdmin(admin.ModelAdmin):
-    def has_add_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
-        return False
-
-
 @admin.register(FlowVersion)
-class FlowVersionAdmin(ReadOnlyAdmin):
-    list_display = ["__str__", "flow", "owner", "created_by", "created_at"]
+class FlowVersionAdmin(HistoryAdmin):
+    list_display = ["__str__", "flow_and_user", "created_by", "created_at"]
     list_select_related = ["flow__user", "created_by"]
     list_filter = ["created_at"]
     search_fields = ["flow__name", "flow__user__email", "id", "flow__id"]
     search_help_text = "The flow's name or id, user's e-mail, or the version's id"
     ordering = ["-created_at"]
-    fields = ["id", "flow", "number", "created_at", "created_by", "digest", "yaml"]
+    fields = ["id", ("flow", "number", "created_at", "created_by"), "digest", "yaml"]
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[FlowVersion]:
         return super().get_queryset(request).defer(*BODIES, *(f"flow__{field}" for field in BODIES))
 
-    def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
-        return False
-
-    @admin.display(description="user", ordering="flow__user__email")
-    def owner(self, version: FlowVersion) -> str:
-        return version.flow.user.email
+    @admin.display(description="flow, user", ordering="flow__name")
+    def flow_and_user(self, version: FlowVersion) -> SafeString:
+        return two_lines(version.flow.name, version.flow.user.email)
 
     @admin.display(description="organism.yaml")
     def yaml(self, version: FlowVersion) -> SafeString:
-        return format_html("<pre style='margin: 0'>{}</pre>", version.organism_yaml)
+        return format_html('<pre class="blox-json">{}</pre>', version.organism_yaml)
 
 
 class StoredAdmin(admin.ModelAdmin):
@@ -206,7 +222,7 @@ class SecretAdmin(StoredAdmin):
 class KeyValueAdmin(ReadOnlyAdmin):
     """What flows wrote for themselves: an operator looks, and may delete."""
 
-    list_display = ["key", "flow", "owner", "short_value", "expires_at", "updated_at"]
+    list_display = ["key", "flow_and_user", "short_value", "expires_at", "updated_at"]
     list_filter = ["updated_at", "expires_at"]
     list_select_related = ["flow__user"]
     search_fields = ["key", "flow__name", "flow__user__email", "flow__id"]
@@ -216,9 +232,9 @@ class KeyValueAdmin(ReadOnlyAdmin):
     def get_queryset(self, request: HttpRequest) -> QuerySet[KeyValue]:
         return super().get_queryset(request).defer(*(f"flow__{field}" for field in BODIES))
 
-    @admin.display(description="user", ordering="flow__user__email")
-    def owner(self, row: KeyValue) -> str:
-        return row.flow.user.email
+    @admin.display(description="flow, user", ordering="flow__name")
+    def flow_and_user(self, row: KeyValue) -> SafeString:
+        return two_lines(row.flow.name, row.flow.user.email)
 
     @admin.display(description="value")
     def short_value(self, row: KeyValue) -> str:

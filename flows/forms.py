@@ -12,18 +12,13 @@ from flows.models import Flow, Secret, Variable
 from flows.services.stored import MAX_VALUE_BYTES, NAME, NAME_RULE
 from flows.services.versions import MAX_YAML_BYTES
 
-MONOSPACE = {
-    "rows": 30,
-    "cols": 110,
-    "spellcheck": "false",
-    "style": "font-family: monospace; white-space: pre; width: 100%",
-}
+CODE = {"class": "blox-code", "spellcheck": "false"}
 
 
 class YamlField(forms.CharField):
     """Text to the letter, but for the line ends that a browser makes CR LF of."""
 
-    widget = forms.Textarea(attrs=MONOSPACE)
+    widget = forms.Textarea(attrs={**CODE, "rows": 26})
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**{**kwargs, "strip": False, "widget": self.widget, "required": False})
@@ -42,6 +37,8 @@ class FlowForm(forms.ModelForm):
         model = Flow
         fields = ["user", "name", "description", "organism_yaml"]
         field_classes = {"organism_yaml": YamlField}
+        labels = {"organism_yaml": "organism.yaml"}
+        widgets = {"description": forms.Textarea(attrs={"rows": 3, "class": "vLargeTextField"})}
 
 
 class StoredForm(forms.ModelForm):
@@ -64,6 +61,8 @@ class VariableForm(StoredForm):
     class Meta:
         model = Variable
         fields = ["user", "flow", "name", "value"]
+        widgets = {"value": forms.Textarea(attrs={**CODE, "rows": 6})}
+        help_texts = {"value": 'JSON: text stands in double quotes, "like this".'}
 
     def clean_value(self) -> str:
         try:
@@ -90,7 +89,7 @@ class SecretForm(StoredForm):
     value = forms.CharField(
         strip=False,
         required=False,
-        widget=WriteOnlyTextarea(attrs={"rows": 3, "spellcheck": "false", "autocomplete": "off"}),
+        widget=WriteOnlyTextarea(attrs={**CODE, "rows": 3, "autocomplete": "off"}),
         help_text="Stored encrypted and never shown. Leave it empty to keep what is stored.",
     )
 

@@ -1,5 +1,6 @@
 """Flows and what belongs to them, as the API shows and takes them."""
 
+from functools import lru_cache
 from typing import Any, cast
 
 from drf_spectacular.utils import extend_schema_field
@@ -90,6 +91,10 @@ class FlowSummarySerializer(serializers.ModelSerializer[Flow]):
         read_only_fields = fields
 
 
+# A flow is read far more often than it is edited, and the check of a large draft takes tenths of a second.
+_validated = lru_cache(maxsize=64)(organism.validate)
+
+
 class FlowSerializer(serializers.ModelSerializer[Flow]):
     user_id = serializers.UUIDField(read_only=True)
     canvas_state = CanvasStateField(read_only=True, allow_null=True)
@@ -129,7 +134,7 @@ class FlowSerializer(serializers.ModelSerializer[Flow]):
 
     @extend_schema_field(ValidationSerializer)
     def get_validation(self, flow: Flow) -> Any:
-        return ValidationSerializer(organism.validate(flow.organism_yaml)).data
+        return ValidationSerializer(_validated(flow.organism_yaml)).data
 
 
 class TriggerDocumentSerializer(serializers.Serializer[Any]):

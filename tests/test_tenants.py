@@ -26,14 +26,22 @@ from accounts.services import create_access_token
 from executions.models import Execution
 from executions.pagination import _cursor_at as cursor_at
 from executions.tickets import issue_ticket
-from flows.errors import FlowNotFound
-from flows.services import create_flow, flow_by_reference, set_secret, set_variable, start_flow
+from flows.services import create_flow, set_secret, set_variable, start_flow
 from tests.executions.factories import NOON, make_execution, make_step
 from triggers.services import create_trigger
 
 pytestmark = pytest.mark.django_db
 
-METHODS = ("GET", "HEAD", "OPTIONS", "POST", "PATCH", "DELETE", "TRACE", "PUT")  # PUT last: it makes what DELETE would find
+METHODS = (
+    "GET",
+    "HEAD",
+    "OPTIONS",
+    "POST",
+    "PATCH",
+    "DELETE",
+    "TRACE",
+    "PUT",
+)  # PUT last: it makes what DELETE would find
 SAFE = ("GET", "HEAD", "OPTIONS")
 Answer: TypeAlias = tuple[int, bytes, dict[str, str]]
 ADDRESS = "203.0.113.77"  # of a caller whose requests no other test counts
@@ -234,8 +242,9 @@ def snapshot(user: User) -> dict[str, list[Any]]:
     for model in apps.get_models():
         if model._meta.app_label not in ("accounts", "flows", "executions", "triggers"):
             continue
-        if hasattr(model._default_manager.all(), "for_user"):
-            found = model._default_manager.all().for_user(user)
+        every: Any = model._default_manager.all()
+        if hasattr(every, "for_user"):
+            found = every.for_user(user)
             rows[model.__name__] = sorted(map(str, found.values()))
     rows["User"] = sorted(map(str, User.objects.filter(pk=user.pk).values()))
     return rows
@@ -347,15 +356,30 @@ def test_a_ticket_opens_the_stream_of_its_execution_alone(cast: Cast) -> None:
     assert told(ask(client, "GET", events, f"{path_of(events, hers.ids, '')}?ticket={ticket}"))[0] == 200
 
 
-def test_a_flow_cannot_call_a_strangers_flow(cast: Cast, settings: Settings) -> None:
+CALLER = """\
+organism: {name: caller}
+listeners:
+  - {name: call, handler: blox.call_flow, config: {flow: "{{ payload }}"}}
+"""
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_flow_cannot_call_a_strangers_flow(cast: Cast, drain: Callable[[], None]) -> None:
     """The one place where a body names a row: `call_flow`, by id or by name."""
     hers, his = cast
-    answers = []
+    caller = create_flow(owner=his.user, name="caller", organism_yaml=CALLER)
+    bob, url = as_user(his.user), f"/api/v1/flows/{caller.pk}/executions"
+    before = snapshot(hers.user)
+    errors = set()
     for reference in (str(hers.flow.pk), str(uuid.uuid4()), hers.flow.name, "no such flow"):
-        with pytest.raises(FlowNotFound) as refused:
-            flow_by_reference(user=his.user, reference=reference)
-        answers.append(str(refused.value.message).replace(reference, "?"))
-    assert len(set(answers)) == 1
+        body = {"inputPayload": reference, "draft": True}
+        execution = bob.post(f"{url}/run", body, format="json").json()["id"]
+        drain()
+        ended = bob.get(f"{url}/{execution}").json()
+        assert ended["status"] == "error"
+        errors.add(ended["errorMessage"].replace(reference, "?"))
+    assert len(errors) == 1, errors
+    assert snapshot(hers.user) == before
 
 
 def test_the_admin_is_closed_to_who_is_no_operator(cast: Cast) -> None:

@@ -1,17 +1,19 @@
 """The operators' view of triggers and of the receipts of webhook calls. Changes go through the services."""
 
+import json
 from collections.abc import Callable
 from typing import Any, ClassVar
 
 from django import forms
 from django.contrib import admin, messages
-from django.db.models import Model, QuerySet
+from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import reverse
 from django.utils import timezone
-from django.utils.html import format_html
+from django.utils.html import format_html, strip_tags
 from django.utils.safestring import SafeString
 
+from bloxserver.core.admin import ButtonsAdmin, HistoryAdmin, change_link, short_id, tell, two_lines
 from bloxserver.core.errors import DomainError
 from executions.models import TriggerType
 from triggers import services
@@ -19,6 +21,17 @@ from triggers.config import read_config
 from triggers.errors import InvalidTriggerConfig
 from triggers.models import Receipt, Trigger
 from triggers.serializers import CONFIG_HELP
+
+OWN_FIELD: dict[str, str] = {TriggerType.WEBHOOK: "webhook_address", TriggerType.SCHEDULE: "upcoming"}
+
+
+class IndentedJSON(forms.JSONField):
+    widget = forms.Textarea(attrs={"class": "blox-code", "rows": 8, "spellcheck": "false"})
+
+    def prepare_value(self, value: Any) -> Any:
+        if isinstance(value, forms.fields.InvalidJSONInput):
+            return value
+        return json.dumps({} if value is None else value, indent=2, ensure_ascii=False)
 
 
 class TriggerForm(forms.ModelForm):
@@ -28,7 +41,7 @@ class TriggerForm(forms.ModelForm):
         model = Trigger
         fields = ("flow", "type", "name", "config", "enabled")
 
-    config = forms.JSONField(required=False, help_text=CONFIG_HELP)
+    config = IndentedJSON(required=False, help_text=CONFIG_HELP)
 
     def clean_config(self) -> Any:
         value = self.cleaned_data["config"]
@@ -46,16 +59,17 @@ class TriggerForm(forms.ModelForm):
 
 
 @admin.register(Trigger)
-class TriggerAdmin(admin.ModelAdmin):
+class TriggerAdmin(ButtonsAdmin):
     form = TriggerForm
-    list_display = ("name", "flow", "owner", "type", "enabled", "next_fire_at", "created_at")
+    list_display = ("name", "flow_and_user", "type", "enabled", "next_fire_at", "created_at")
     list_filter = ("type", "enabled", "flow__status", "flow__user__tier")
     list_select_related = ("flow__user",)
     search_fields = ("name", "flow__name", "flow__user__email", "id")
+    search_help_text = "Name, the flow's name, the user's e-mail or id"
     date_hierarchy = "created_at"
     autocomplete_fields = ("flow",)
     actions = ("fire_now", "enable", "disable", "regenerate_tokens")
-    readonly_fields = ("id", "webhook_address", "next_fire_at", "upcoming", "created_at")
+    readonly_fields = ("id", "webhook_address", "upcoming", "created_at")
     fields = (
         "id",
         "flow",
@@ -64,7 +78,6 @@ class TriggerAdmin(admin.ModelAdmin):
         "enabled",
         "config",
         "webhook_address",
-        "next_fire_at",
         "upcoming",
         "created_at",
     )
@@ -74,6 +87,21 @@ class TriggerAdmin(admin.ModelAdmin):
 
     def get_readonly_fields(self, request: HttpRequest, obj: Trigger | None = None) -> tuple[str, ...]:
         return (*self.readonly_fields, "flow", "type") if obj else self.readonly_fields
+
+    def get_fields(self, request: HttpRequest, obj: Trigger | None = None) -> Any:
+        """Without what a trigger of that type does not have."""
+        if obj is None:
+            return [name for name in self.fields if name not in self.readonly_fields]
+        unwanted = {"webhook_address", "upcoming"} - {OWN_FIELD.get(obj.type)}
+        return [name for name in self.fields if name not in unwanted]
+
+    def buttons(self, trigger: Trigger) -> list[str]:
+        offered = ["fire_now", "disable"] if trigger.enabled else ["enable"]
+        return [*offered, "regenerate_tokens"] if trigger.type == TriggerType.WEBHOOK else offered
+
+    def links(self, trigger: Trigger) -> dict[str, str]:
+        query = f"flow__id__exact={trigger.flow_id}&trigger_id={trigger.pk}"  # the flow's has an index
+        return {"Executions": f"{reverse('admin:executions_execution_changelist')}?{query}"}
 
     def changeform_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
         """What a service refuses (a flow's last trigger is taken, say) is told, and nothing is stored."""
@@ -96,7 +124,8 @@ class TriggerAdmin(admin.ModelAdmin):
         self, objs: Any, request: HttpRequest
     ) -> tuple[list[str], dict[str, int], set[str], list[str]]:
         """Receipts go with their trigger, unlisted: there may be thousands, and none is worth a look."""
-        return [str(trigger) for trigger in objs], {"triggers": len(objs)}, set(), []
+        rows = [f"{trigger}, with its receipts; its executions stay on record" for trigger in objs]
+        return rows, {"triggers": len(objs)}, set(), []
 
     def delete_model(self, request: HttpRequest, obj: Trigger) -> None:
         services.delete_trigger(trigger=obj)
@@ -105,9 +134,9 @@ class TriggerAdmin(admin.ModelAdmin):
         for trigger in queryset:
             services.delete_trigger(trigger=trigger)
 
-    @admin.display(description="owner", ordering="flow__user__email")
-    def owner(self, trigger: Trigger) -> str:
-        return trigger.flow.user.email
+    @admin.display(description="flow, user", ordering="flow__name")
+    def flow_and_user(self, trigger: Trigger) -> SafeString:
+        return two_lines(trigger.flow.name, trigger.flow.user.email)
 
     @admin.display(description="webhook URL")
     def webhook_address(self, trigger: Trigger) -> str:
@@ -129,7 +158,8 @@ class TriggerAdmin(admin.ModelAdmin):
     @admin.action(description="Fire now", permissions=["change"])
     def fire_now(self, request: HttpRequest, queryset: QuerySet[Trigger]) -> None:
         def fire(trigger: Trigger) -> str:
-            return f"Fired: execution {services.fire_trigger(trigger=trigger, now=timezone.now()).pk}."
+            execution = services.fire_trigger(trigger=trigger, now=timezone.now())
+            return format_html("Fired execution {}.", change_link("executions_execution", execution.pk))
 
         self._each(request, queryset, fire)
 
@@ -157,27 +187,27 @@ class TriggerAdmin(admin.ModelAdmin):
         self._each(request, queryset, change)
 
     def _each(self, request: HttpRequest, triggers: QuerySet[Trigger], act: Callable[[Trigger], str]) -> None:
-        """Act on each, keep a log entry of it, and tell of each refusal by name; one does not stop the others."""
-        done = 0
+        """Act on each, keep a log entry of it, and say what came of it; a refusal does not stop the others."""
+        said = []
         for trigger in triggers:
             try:
                 message = act(trigger)
             except DomainError as error:
-                self.message_user(request, f"{trigger.name}: {error.message}", messages.ERROR)
+                said.append((messages.ERROR, f"{trigger.name}: {error.message}"))
             else:
-                self.log_change(request, trigger, message)
-                done += 1
-        if done:
-            self.message_user(request, f"Done for {done} trigger{'' if done == 1 else 's'}.", messages.SUCCESS)
+                said.append((messages.SUCCESS, format_html("{}: {}", trigger.name, message)))
+                self.log_change(request, trigger, strip_tags(message))
+        tell(request, said)
 
 
 @admin.register(Receipt)
-class ReceiptAdmin(admin.ModelAdmin):
+class ReceiptAdmin(HistoryAdmin):
     """Which webhook calls came with a key, and what they became."""
 
-    list_display = ("key", "trigger", "flow", "execution", "created_at")
+    list_display = ("key", "trigger_and_flow", "execution_short", "created_at")
     list_select_related = ("trigger__flow",)
     search_fields = ("key", "execution_id", "trigger__name")
+    search_help_text = "Key, the execution's id or the trigger's name"
     list_filter: ClassVar[tuple[str, ...]] = ("created_at",)
     date_hierarchy = "created_at"
     fields = ("key", "trigger", "flow", "execution", "fingerprint", "created_at")
@@ -187,20 +217,17 @@ class ReceiptAdmin(admin.ModelAdmin):
         bodies = ("trigger__flow__organism_yaml", "trigger__flow__canvas_state")
         return super().get_queryset(request).select_related("trigger__flow").defer(*bodies)
 
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
-        return False
-
     @admin.display(ordering="trigger__flow__name")
     def flow(self, receipt: Receipt) -> str:
         return receipt.trigger.flow.name
 
-    @admin.display(ordering="execution_id")
-    def execution(self, receipt: Receipt) -> SafeString:
-        url = reverse("admin:executions_execution_change", args=[receipt.execution_id])
-        return format_html('<a href="{}">{}</a>', url, receipt.execution_id)
+    @admin.display(description="trigger, flow", ordering="trigger__name")
+    def trigger_and_flow(self, receipt: Receipt) -> SafeString:
+        return two_lines(receipt.trigger.name, receipt.trigger.flow.name)
+
+    @admin.display(description="execution", ordering="execution_id")
+    def execution_short(self, receipt: Receipt) -> SafeString | str:
+        return change_link("executions_execution", receipt.execution_id, short_id(receipt.execution_id))
+
+    def execution(self, receipt: Receipt) -> SafeString | str:
+        return change_link("executions_execution", receipt.execution_id)

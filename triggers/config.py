@@ -1,11 +1,11 @@
 """What a trigger's `config` may say, by type. The user's dict is stored key for key; these models read it."""
 
-import difflib
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_core import ErrorDetails, PydanticCustomError
 
+from bloxserver.core.words import closest
 from executions.models import TriggerType
 from triggers.cron import MAX_JITTER, Schedule, parse, parse_cron, parse_zone
 from triggers.errors import InvalidTriggerConfig
@@ -91,6 +91,6 @@ def _message(type: str, problem: ErrorDetails) -> str:
     if problem["type"] != "extra_forbidden":
         return f"{path}: {problem['msg']}"
     known = [field.alias or name for name, field in _MODELS[type].model_fields.items()]
-    near = difflib.get_close_matches(path, known, n=1)
-    hint = f"Did you mean {near[0]}?" if near else f"Known keys are {', '.join(known)}."
+    near = closest(path, known)
+    hint = f"Did you mean {near}?" if near else f"Known keys are {', '.join(known)}."
     return f"{path[:64]}: Unknown key. {hint}"

@@ -5,7 +5,6 @@ the skipped hour runs at the first valid moment after it, one in the repeated ho
 hour is a wildcard follows real time. All moments that come out of here are in UTC.
 """
 
-import difflib
 import hashlib
 import sys
 from collections.abc import Iterator
@@ -17,6 +16,8 @@ from uuid import UUID
 from zoneinfo import ZoneInfo, available_timezones
 
 from cronsim import CronSim, CronSimError
+
+from bloxserver.core.words import closest
 
 MAX_LENGTH = 100  # characters; a real expression has about twenty
 MAX_JITTER = 3600  # seconds
@@ -112,8 +113,8 @@ def parse_zone(name: str) -> tzinfo:
         near = {known.rpartition("/")[2].lower(): known for known in _zones()} | {
             known.lower(): known for known in _zones()
         }
-        guesses = difflib.get_close_matches(name.lower()[:64], near, n=1, cutoff=0.6)
-        hint = f" Did you mean {near[guesses[0]]}?" if guesses else " Use an IANA name such as Europe/Berlin."
+        guess = closest(name.lower(), near)
+        hint = f" Did you mean {near[guess]}?" if guess else " Use an IANA name such as Europe/Berlin."
         raise ValueError(f'Unknown time zone "{name[:64]}".{hint}')
     return ZoneInfo(name)
 

@@ -10,9 +10,12 @@ from urllib.parse import unquote_to_bytes
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
+from rest_framework.exceptions import Throttled
 
-from bloxserver.api.errors import ADMIN, NOT_FOUND, ApiError, PayloadTooLarge, error_response
-from bloxserver.api.throttling import RateLimit, charge_user
+from bloxserver.api.errors import ADMIN, NOT_FOUND, ApiError, PayloadTooLarge, api_error_of, error_response
+from bloxserver.api.throttling import RateLimit, charge_address, charge_user
+
+API = "/api/"
 
 # Encodings of text that a form may come in; anything else (idna, utf-7, rot13, ...) has no business there, and some
 # make Django's decoding fail.
@@ -30,6 +33,8 @@ class ApiMiddleware:
         if refused is not None:
             return error_response(refused)
         response = self.get_response(request)
+        if response.status_code == 401 and request.path.startswith(API):
+            response = _of_a_stranger(request, response)
         _add_rate_limit(request, response)
         return response if request.path.startswith(ADMIN) else _as_json(response)
 
@@ -77,6 +82,14 @@ def _as_json(response: HttpResponseBase) -> HttpResponseBase:
         return error_response(NOT_FOUND)
     reason = (HttpResponse(status=response.status_code).reason_phrase or "error").lower()
     return error_response(ApiError(response.status_code, reason.replace(" ", "_"), f"{reason.capitalize()}."))
+
+
+def _of_a_stranger(request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
+    """REST framework refuses (401) before it counts: whoever tries tokens is counted here, by address."""
+    rate_limit = charge_address(request)
+    if rate_limit.allowed:
+        return response
+    return error_response(api_error_of(Throttled(wait=rate_limit.retry_after), request))
 
 
 def _add_rate_limit(request: HttpRequest, response: HttpResponseBase) -> None:

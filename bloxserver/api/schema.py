@@ -1,10 +1,12 @@
 """OpenAPI: the errors that the machinery can answer, and the sign-in, which no view names."""
 
+import re
 from typing import Any
 
 from drf_spectacular.extensions import OpenApiAuthenticationExtension
 from drf_spectacular.utils import OpenApiResponse
 
+HEADINGS = ("flows", "versions", "executions", "triggers", "variables", "secrets", "blocks", "webhooks")
 HTTP_METHODS = ("get", "post", "put", "patch", "delete")
 ERRORS = {
     400: "The request is not valid: `details` maps each field to its messages.",
@@ -12,6 +14,7 @@ ERRORS = {
     403: "The access token lacks the scope.",
     404: "Unknown, or not yours.",
     406: "`Accept` allows nothing that is answered here.",
+    408: "The body did not come in within 30 seconds.",
     413: "The body is too large.",
     415: "The body is not of a content type that is read here.",
     429: "Too many requests: wait `Retry-After` seconds.",
@@ -53,6 +56,23 @@ class BearerScheme(OpenApiAuthenticationExtension):
         }
 
 
+def group_operations(result: dict[str, Any], generator: Any, request: Any, public: bool) -> dict[str, Any]:
+    """Postprocessing hook: what lies under a flow goes under its own heading, and every operation has a summary."""
+    for path, item in result.get("paths", {}).items():
+        nouns = [part for part in path.split("/") if part in HEADINGS]
+        for method, operation in item.items():
+            if method in HTTP_METHODS:
+                if nouns:
+                    operation["tags"] = [nouns[-1]]
+                operation.setdefault("summary", _in_words(operation["operationId"]))
+    return result
+
+
+def _in_words(operation_id: str) -> str:
+    """`cancelExecution` as "Cancel execution"."""
+    return re.sub("[A-Z]", lambda letter: f" {letter[0].lower()}", operation_id).capitalize()
+
+
 def add_errors(result: dict[str, Any], generator: Any, request: Any, public: bool) -> dict[str, Any]:
     """Postprocessing hook: adds the `ApiError` answers that the machinery itself can give to every operation."""
     result.setdefault("components", {}).setdefault("schemas", {})["ApiError"] = API_ERROR_SCHEMA
@@ -73,7 +93,7 @@ def _statuses(path: str, operation: dict[str, Any]) -> list[int]:
     if "{" in path:
         statuses.append(404)
     if "requestBody" in operation:
-        statuses += [413, 415]
+        statuses += [408, 413, 415]
     return statuses
 
 

@@ -129,12 +129,8 @@ class TierThrottle(BaseThrottle):
 
     def allow_request(self, request: Request, view: Any) -> bool:
         http_request: Any = request._request
-        if request.user:
-            self.rate_limit = charge_user(http_request, request.user)
-        else:
-            key = f"api/address/{_network(client_address(http_request))}"
-            self.rate_limit = limiter().hit(key, per_minute=settings.BLOX_ANONYMOUS_API_RATE)
-        http_request.rate_limit = self.rate_limit  # the middleware writes the headers, also of an error
+        # The middleware writes the headers, also of an error.
+        self.rate_limit = charge_user(http_request, request.user) if request.user else charge_address(http_request)
         return self.rate_limit.allowed
 
     def wait(self) -> float:
@@ -146,6 +142,15 @@ def charge_user(http_request: Any, user: Any) -> RateLimit:
     if getattr(http_request, "rate_limit", None) is None:
         per_minute = import_string(settings.BLOX_API_RATE)(user)
         http_request.rate_limit = limiter().hit(f"api/user/{user.pk}", per_minute=per_minute)
+    rate_limit: RateLimit = http_request.rate_limit
+    return rate_limit
+
+
+def charge_address(http_request: Any) -> RateLimit:
+    """Counts one API request of an address that nobody is signed in to, once for each `http_request`."""
+    if getattr(http_request, "rate_limit", None) is None:
+        key = f"api/address/{_network(client_address(http_request))}"
+        http_request.rate_limit = limiter().hit(key, per_minute=settings.BLOX_ANONYMOUS_API_RATE)
     rate_limit: RateLimit = http_request.rate_limit
     return rate_limit
 

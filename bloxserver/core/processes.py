@@ -14,12 +14,13 @@ CELERY = [
 
 
 def web_command() -> list[str]:
-    """WSGI, since the same views under ASGI ran fourteen times slower; one process, many threads."""
+    """WSGI behind a guard against slow clients (`bloxserver.rsgi`); one process, many threads."""
     return [
-        *(str(BIN / "granian"), "--interface", "wsgi", "bloxserver.wsgi:application"),
+        *(str(BIN / "granian"), "--interface", "rsgi", "bloxserver.rsgi:application"),
         *("--host", settings.BLOX_HOST, "--port", str(settings.PORT)),
-        *("--workers", str(settings.BLOX_WEB_PROCESSES), "--blocking-threads", str(settings.BLOX_WEB_THREADS)),
-        # HTTP/1 alone: a body of HTTP/2 may come without a length, and WSGI would take it for empty. A proxy speaks the rest.
+        # A connection that sends slowly costs little: more of them than this and new ones wait for those to end.
+        *("--workers", str(settings.BLOX_WEB_PROCESSES), "--backlog", "4096", "--backpressure", "4096"),
+        # HTTP/1 alone: a body of HTTP/2 may come without a length, and would be taken for none. A proxy speaks the rest.
         *("--http", "1", "--no-ws", "--workers-kill-timeout", "10", "--log-level", "error"),
     ]
 

@@ -1,6 +1,6 @@
 """The operators' view of executions: read-only history, with the actions to cancel and to retry."""
 
 from executions.admin.executions import ExecutionAdmin
-from executions.admin.records import ExecutionPayloadAdmin, JournalEntryAdmin, StepAdmin
+from executions.admin.records import ExecutionPayloadAdmin, JournalEntryAdmin, LargeOutputAdmin, StepAdmin
 
-__all__ = ["ExecutionAdmin", "ExecutionPayloadAdmin", "JournalEntryAdmin", "StepAdmin"]
+__all__ = ["ExecutionAdmin", "ExecutionPayloadAdmin", "JournalEntryAdmin", "LargeOutputAdmin", "StepAdmin"]

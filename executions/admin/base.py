@@ -9,7 +9,8 @@ from django.http import HttpRequest
 from django.utils.functional import cached_property
 from django.utils.safestring import SafeString
 
-from executions.admin.texts import as_uuid, execution_link, short_id
+from bloxserver.core.admin import HistoryAdmin, short_id
+from executions.admin.texts import as_uuid, execution_link
 
 COUNTED_ROWS = 10_000
 
@@ -23,27 +24,15 @@ class CappedPaginator(Paginator):
         return rows[:COUNTED_ROWS].count()
 
 
-class HistoryAdmin(admin.ModelAdmin):
+class LargeTableAdmin(HistoryAdmin):
     """Rows that the engine wrote: looked at, never edited. Newest first by primary key, which is ordered by time."""
 
     show_full_result_count = False
     paginator: ClassVar[type[Paginator]] = CappedPaginator
     list_per_page = 50
 
-    class Media:
-        css: ClassVar[dict[str, list[str]]] = {"all": ["executions/admin.css"]}
 
-    def has_add_permission(self, request: HttpRequest, *args: Any) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
-
-class OfExecutionAdmin(HistoryAdmin):
+class OfExecutionAdmin(LargeTableAdmin):
     """What belongs to one execution, found by that execution's id."""
 
     search_fields = ("execution_id",)

@@ -15,31 +15,29 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from accounts.models import User
+from bloxserver.core.admin import ButtonsAdmin, short_id, status_pill, tell, two_lines
 from bloxserver.core.errors import DomainError
 from executions import services
-from executions.admin.base import HistoryAdmin
-from executions.admin.texts import as_uuid, execution_link, json_field, milliseconds, moment, pretty, short, short_id
-from executions.models import Execution, State
+from executions.admin.base import LargeTableAdmin
+from executions.admin.texts import as_uuid, execution_link, json_field, milliseconds, moment, pretty, short
+from executions.models import Execution, ExecutionStatus, State
 from executions.trace import TracedStep, Value, trace
 from flows.models import Flow
 
 STEP_CHARACTERS = 4_000  # of a step's input or output on the execution's page
 STEPS_SHOWN = 200
 FOUND_OWNERS = 500  # users or flows that a search may match before it is too vague to be quick
-CANCEL = {"cancel": "Cancel"}  # action -> label
-RETRIES = {"retry_from_start": "Retry from the start", "retry_from_failed": "Retry from the failed step"}
 
 
 @admin.register(Execution)
-class ExecutionAdmin(HistoryAdmin):
+class ExecutionAdmin(ButtonsAdmin, LargeTableAdmin):
+    change_form_template = "admin/executions/execution/change_form.html"
     list_display = (
         "short_pk",
-        "flow",
-        "user",
+        "flow_and_user",
         "full_status",
         "trigger",
-        "accepted",
-        "duration",
+        "accepted_and_worked",
         "short_error",
     )
     list_select_related = ("flow", "user")
@@ -54,13 +52,10 @@ class ExecutionAdmin(HistoryAdmin):
             None,
             {
                 "fields": (
-                    ("full_status", "error_code"),
-                    "error_message",
-                    ("flow", "version", "user"),
-                    ("trigger", "trigger_id", "lineage"),
-                    ("accepted", "first_claimed", "completed"),
-                    ("queued", "duration"),
-                    "cancellation",
+                    ("full_status", "flow", "version", "user"),
+                    "error",
+                    ("trigger", "trigger_id", "lineage", "cancellation"),
+                    ("accepted", "first_claimed", "completed", "queued", "duration"),
                 )
             },
         ),
@@ -82,6 +77,7 @@ class ExecutionAdmin(HistoryAdmin):
     )
     readonly_fields = (
         "full_status",
+        "error",
         "trigger",
         "lineage",
         "accepted",
@@ -141,21 +137,28 @@ class ExecutionAdmin(HistoryAdmin):
     def short_pk(self, execution: Execution) -> SafeString:
         return short_id(execution.pk)
 
+    @admin.display(description="flow, user", ordering="flow__name")
+    def flow_and_user(self, execution: Execution) -> SafeString:
+        return two_lines(execution.flow.name, execution.user.email)
+
     @admin.display(description="status", ordering="status")
     def full_status(self, execution: Execution) -> SafeString:
         """What a client sees, and for what has not ended what the engine sees."""
         state = "" if execution.state == State.ENDED else execution.state
-        return format_html('<span class="blox-status blox-{0}">{0}</span> {1}', execution.status, state)
+        return format_html("{} {}", status_pill(execution.status), state)
 
     @admin.display(description="trigger", ordering="trigger_type")
-    def trigger(self, execution: Execution) -> str:
-        return (
-            f"{execution.trigger_type}: {execution.trigger_name}" if execution.trigger_name else execution.trigger_type
-        )
+    def trigger(self, execution: Execution) -> SafeString | str:
+        named = bool(execution.trigger_name)
+        return two_lines(execution.trigger_type, execution.trigger_name) if named else execution.trigger_type
 
-    @admin.display(description="accepted", ordering="started_at")
+    @admin.display(description="accepted, worked", ordering="started_at")
+    def accepted_and_worked(self, execution: Execution) -> SafeString:
+        return two_lines(moment(execution.started_at, "seconds"), milliseconds(execution.duration_ms))
+
+    @admin.display(description="accepted")
     def accepted(self, execution: Execution) -> SafeString | str:
-        return moment(execution.started_at, "seconds")
+        return moment(execution.started_at)
 
     @admin.display(description="first claimed")
     def first_claimed(self, execution: Execution) -> SafeString | str:
@@ -187,6 +190,12 @@ class ExecutionAdmin(HistoryAdmin):
     def short_error(self, execution: Execution) -> SafeString:
         return format_html('<span class="blox-text">{}</span>', short(execution.error_message))
 
+    @admin.display(description="error")
+    def error(self, execution: Execution) -> SafeString | str:
+        if not execution.error_message:
+            return "-"
+        return format_html("<code>{}</code> {}", execution.error_code, execution.error_message)
+
     @admin.display(description="made by")
     def lineage(self, execution: Execution) -> SafeString | str:
         if execution.retry_of:
@@ -205,17 +214,22 @@ class ExecutionAdmin(HistoryAdmin):
     ) -> HttpResponse:
         execution: Execution | None = kwargs.get("obj")
         if execution is not None:
-            context |= self._page(request, execution)
+            context |= self._page(execution)
         return super().render_change_form(request, context, *args, **kwargs)
 
-    def _page(self, request: HttpRequest, execution: Execution) -> dict[str, Any]:
+    def buttons(self, execution: Execution) -> list[str]:
+        if execution.state != State.ENDED:
+            return ["cancel"]
+        succeeded = execution.status == ExecutionStatus.SUCCESS
+        return ["retry_from_start"] if succeeded else ["retry_from_start", "retry_from_failed"]
+
+    def _page(self, execution: Execution) -> dict[str, Any]:
         steps = list(execution.steps.defer("input", "output").order_by("number")[: STEPS_SHOWN + 1])
-        offered = RETRIES if execution.state == State.ENDED else CANCEL
+        names = {step.key: step.listener for step in steps}
         return {
-            "rows": [_row(traced) for traced in trace(steps[:STEPS_SHOWN], characters=STEP_CHARACTERS)],
+            "rows": [_row(traced, names) for traced in trace(steps[:STEPS_SHOWN], characters=STEP_CHARACTERS)],
             "more_steps": len(steps) > STEPS_SHOWN,
             "steps_url": f"{reverse('admin:executions_step_changelist')}?q={execution.pk}",
-            "buttons": offered if self.has_operate_permission(request) else {},
         }
 
     # Actions. ----------------------------------------------------------------------------------------------------
@@ -223,7 +237,7 @@ class ExecutionAdmin(HistoryAdmin):
         """History cannot be edited; who may change executions may act on them."""
         return request.user.has_perm("executions.change_execution")
 
-    @admin.action(description=CANCEL["cancel"], permissions=["operate"])
+    @admin.action(description="Cancel", permissions=["operate"])
     def cancel(self, request: HttpRequest, executions: QuerySet[Execution]) -> HttpResponse | None:
         def one(execution: Execution) -> tuple[Execution, str]:
             row = services.cancel_execution(execution=execution, by="an operator", now=timezone.now())
@@ -231,11 +245,11 @@ class ExecutionAdmin(HistoryAdmin):
 
         return self._each(request, executions, one)
 
-    @admin.action(description=RETRIES["retry_from_start"], permissions=["operate"])
+    @admin.action(description="Retry from the start", permissions=["operate"])
     def retry_from_start(self, request: HttpRequest, executions: QuerySet[Execution]) -> HttpResponse | None:
         return self._retry(request, executions, from_failed=False)
 
-    @admin.action(description=RETRIES["retry_from_failed"], permissions=["operate"])
+    @admin.action(description="Retry from the failed step", permissions=["operate"])
     def retry_from_failed(self, request: HttpRequest, executions: QuerySet[Execution]) -> HttpResponse | None:
         return self._retry(request, executions, from_failed=True)
 
@@ -255,30 +269,32 @@ class ExecutionAdmin(HistoryAdmin):
         act: Callable[[Execution], tuple[Execution, str]],
     ) -> HttpResponse | None:
         """Act on each, with a message and a line in the history for each; from a single one's page, go to the result."""
-        results = []
+        results, said = [], []
         for execution in executions:
             try:
-                result, said = act(execution)
+                result, text = act(execution)
             except DomainError as error:
-                self._say(request, execution, error.message, messages.ERROR)
-                results.append(execution)
+                result, level, text = execution, messages.ERROR, error.message
             else:
-                self.log_change(request, execution, said)
-                self._say(request, execution, said, messages.SUCCESS)
-                results.append(result)
+                level = messages.SUCCESS
+                self.log_change(request, execution, text)
+            results.append(result)
+            said.append((level, format_html("{}: {}", execution_link(execution.pk), text)))
+        tell(request, said)
         if len(results) == 1:
             return HttpResponseRedirect(reverse("admin:executions_execution_change", args=[results[0].pk]))
         return None
 
-    def _say(self, request: HttpRequest, execution: Execution, said: str, level: int) -> None:
-        self.message_user(request, format_html("{}: {}", execution_link(execution.pk), said), level)
 
-
-def _row(traced: TracedStep) -> dict[str, Any]:
+def _row(traced: TracedStep, names: dict[str, str]) -> dict[str, Any]:
     """A line of the trace on the execution's page."""
     step = traced.step
+    caller, _, position = step.scope.rpartition(":")
     return {
         "step": step,
+        "status": status_pill(step.status),
+        "caller": names.get(caller, caller),
+        "position": position,
         "url": reverse("admin:executions_step_change", args=[step.pk]),
         "started": step.started_at.astimezone(UTC).time().isoformat("milliseconds"),
         "duration": milliseconds(step.duration_ms),

@@ -1,15 +1,28 @@
 """Steps, payloads and the journal."""
 
+from typing import Any
+
 from django.contrib import admin
-from django.db.models import QuerySet
+from django.db.models import Q, QuerySet
 from django.db.models.functions import Left
 from django.http import HttpRequest
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
-from executions.admin.base import OfExecutionAdmin
-from executions.admin.texts import PAYLOAD_CHARACTERS, SHORT, json_field, milliseconds, moment, pretty, short
-from executions.models import ExecutionPayload, JournalEntry, Step
+from bloxserver.core.admin import status_pill, two_lines
+from executions.admin.base import LargeTableAdmin, OfExecutionAdmin
+from executions.admin.texts import (
+    PAYLOAD_CHARACTERS,
+    SHORT,
+    as_uuid,
+    execution_link,
+    json_field,
+    milliseconds,
+    moment,
+    pretty,
+    short,
+)
+from executions.models import ExecutionPayload, JournalEntry, LargeOutput, Step
 from executions.trace import Value, trace
 
 
@@ -17,23 +30,21 @@ from executions.trace import Value, trace
 class StepAdmin(OfExecutionAdmin):
     list_display = (
         "of_execution_short",
-        "listener",
-        "block",
-        "status",
+        "listener_and_block",
+        "shown_status",
         "attempt",
         "started",
         "duration",
         "short_error",
     )
-    list_display_links = ("listener",)
-    list_filter = ("status",)
+    list_display_links = ("listener_and_block",)
+    list_filter = ("status", "is_output_apart")
     ordering = ("-id",)
     fields = (
         "of_execution",
         ("listener", "block", "from_listener"),
-        ("status", "attempt"),
+        ("shown_status", "attempt", "error_code"),
         "error",
-        "error_code",
         "failures",
         "notes",
         "shown_input",
@@ -43,10 +54,26 @@ class StepAdmin(OfExecutionAdmin):
         ("tokens_in", "tokens_out"),
         ("number", "key", "scope", "parents"),
     )
-    readonly_fields = ("of_execution", "started", "completed", "duration", "shown_input", "shown_output")
+    readonly_fields = (
+        "of_execution",
+        "shown_status",
+        "started",
+        "completed",
+        "duration",
+        "shown_input",
+        "shown_output",
+    )
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Step]:
         return super().get_queryset(request).defer("input", "output")
+
+    @admin.display(description="listener, block", ordering="listener")
+    def listener_and_block(self, step: Step) -> SafeString:
+        return two_lines(step.listener, step.block)
+
+    @admin.display(description="status", ordering="status")
+    def shown_status(self, step: Step) -> SafeString:
+        return status_pill(step.status)
 
     @admin.display(description="started")
     def started(self, step: Step) -> SafeString | str:
@@ -61,28 +88,40 @@ class StepAdmin(OfExecutionAdmin):
         return milliseconds(step.duration_ms)
 
     @admin.display(description="error")
-    def short_error(self, step: Step) -> str:
-        return short(step.error)
+    def short_error(self, step: Step) -> SafeString:
+        return format_html('<span class="blox-text">{}</span>', short(step.error))
 
     @admin.display(description="input")
-    def shown_input(self, step: Step) -> SafeString:
+    def shown_input(self, step: Step) -> SafeString | str:
         return self._shown(trace([step], characters=PAYLOAD_CHARACTERS)[0].input)
 
     @admin.display(description="output")
-    def shown_output(self, step: Step) -> SafeString:
+    def shown_output(self, step: Step) -> SafeString | str:
         return self._shown(trace([step], characters=PAYLOAD_CHARACTERS)[0].output)
 
     @staticmethod
-    def _shown(value: Value) -> SafeString:
+    def _shown(value: Value) -> SafeString | str:
+        if value.text is None:
+            return "-"
         return format_html('<pre class="blox-json">{}</pre>', pretty(value))
+
+
+JSON_OF_PAYLOAD = ("shown_input", "shown_output", "shown_response", "shown_trigger", "shown_variables")
 
 
 @admin.register(ExecutionPayload)
 class ExecutionPayloadAdmin(OfExecutionAdmin):
     list_display = ("of_execution_short", "start_of_input", "only_listener")
+    list_filter = (("only_listener", admin.EmptyFieldListFilter),)
     ordering = ("-execution_id",)
-    fields = ("of_execution", "only_listener", "input", "output", "response", "trigger", "variables")
-    readonly_fields = ("of_execution",)
+    fields = ("of_execution", "only_listener", *JSON_OF_PAYLOAD)
+    readonly_fields = ("of_execution", *JSON_OF_PAYLOAD)
+
+    shown_input = staticmethod(json_field("input", "input"))
+    shown_output = staticmethod(json_field("output", "output"))
+    shown_response = staticmethod(json_field("response", "webhook answer"))
+    shown_trigger = staticmethod(json_field("trigger", "trigger"))
+    shown_variables = staticmethod(json_field("variables", "vars"))
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[ExecutionPayload]:
         rows = super().get_queryset(request).annotate(start=Left("input", SHORT))
@@ -97,6 +136,7 @@ class ExecutionPayloadAdmin(OfExecutionAdmin):
 class JournalEntryAdmin(OfExecutionAdmin):
     list_display = ("of_execution_short", "step_key", "position", "kind", "created_at")
     list_display_links = ("position",)
+    list_filter = ("created_at",)
     ordering = ("-id",)
     fields = ("of_execution", "step_key", "position", "kind", "shown_value", "created_at")
     readonly_fields = ("of_execution", "shown_value")
@@ -105,3 +145,42 @@ class JournalEntryAdmin(OfExecutionAdmin):
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[JournalEntry]:
         return super().get_queryset(request).defer("value")
+
+
+@admin.register(LargeOutput)
+class LargeOutputAdmin(LargeTableAdmin):
+    """Outputs too large to lie with their steps, whose pages show them."""
+
+    list_display = ("listener", "of_execution", "status")
+    list_filter = ("step__status",)
+    list_select_related = ("step",)
+    search_fields = ("step_id",)
+    search_help_text = "The id of a step or of an execution."
+    ordering = ("-step_id",)
+    fields = ("step", "of_execution", "shown_text")
+    readonly_fields = ("of_execution", "shown_text")
+
+    shown_text = staticmethod(json_field("text", "output"))
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[LargeOutput]:
+        return super().get_queryset(request).select_related("step").defer("text", "step__input", "step__output")
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
+    ) -> tuple[QuerySet[Any], bool]:
+        if not search_term.strip():
+            return queryset, False
+        key = as_uuid(search_term)
+        return queryset.filter(Q(step_id=key) | Q(step__execution_id=key)), False
+
+    @admin.display(description="listener")
+    def listener(self, output: LargeOutput) -> str:
+        return output.step.listener
+
+    @admin.display(description="status")
+    def status(self, output: LargeOutput) -> SafeString:
+        return status_pill(output.step.status)
+
+    @admin.display(description="execution")
+    def of_execution(self, output: LargeOutput) -> SafeString | str:
+        return execution_link(output.step.execution_id)

@@ -8,11 +8,11 @@ from typing import Any
 from uuid import UUID
 
 from django.contrib import admin
-from django.urls import reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.text import Truncator
 
+from bloxserver.core.admin import change_link
 from executions.trace import Value
 
 SHORT = 120  # characters of a text in a list
@@ -47,16 +47,8 @@ def json_field(path: str, description: str) -> Callable[[Any], SafeString | str]
     return show
 
 
-def short_id(key: UUID) -> SafeString:
-    """Its end: the beginnings are the time, and so much alike."""
-    return format_html('<code class="nowrap" title="{}">…{}</code>', key, str(key)[-8:])
-
-
 def execution_link(execution_id: UUID | None, text: str | None = None) -> SafeString | str:
-    if execution_id is None:
-        return "-"
-    url = reverse("admin:executions_execution_change", args=[execution_id])
-    return format_html('<a href="{}">{}</a>', url, text or execution_id)
+    return change_link("executions_execution", execution_id, text)
 
 
 def milliseconds(value: int | None) -> str:

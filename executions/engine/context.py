@@ -5,6 +5,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -18,6 +19,7 @@ from executions.engine.store import Transaction
 from executions.models import Execution, ExecutionStatus, JournalEntry, State, Step
 from flows.blocks.base import BlockError
 from flows.organism.spec import Listener
+from flows.organism.templates import redact
 
 if TYPE_CHECKING:
     from executions.engine.run import ExecutionRun, Scope
@@ -28,6 +30,7 @@ UNSEEN_WAIT_SECONDS = 0.5  # before a longer one, what has been done is written,
 SHORT_WAIT_SECONDS = 2.0  # is waited for in the worker; a longer one parks the execution
 CHILD_POLLS_SECONDS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.3)  # then the parent parks, and the child's end wakes it
 CHILD_LOOK_AGAIN = timedelta(seconds=30)  # should the wake-up be lost
+MAX_POSITION = 32  # characters: the column's
 LOG_LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
 
@@ -42,6 +45,7 @@ class StepContext:
         self._timeout: asyncio.Timeout | None = None
         self._open_waits = 0
         self._remaining: float | None = None
+        self._winding_up = False
         self.execution_id: UUID = run.execution.pk
         self.flow_id: UUID = run.execution.flow_id
         self.user_id: UUID = run.execution.user_id
@@ -53,6 +57,12 @@ class StepContext:
     @property
     def http(self) -> GuardedClient:
         return shared_client()
+
+    def wind_up(self, effect: "asyncio.Task[Any]") -> None:
+        """Let `effect`, which runs this context's block, come to its end without another wait or call."""
+        self._winding_up = True
+        if self._open_waits:
+            effect.cancel()
 
     @asynccontextmanager
     async def time_limit(self, seconds: float) -> AsyncIterator[None]:
@@ -75,10 +85,10 @@ class StepContext:
         if (entry := self._recorded("record", position)) is not None:
             return json_text.loads(entry.value)
         with self._working():
-            value = await fn()
-            self._run.write_down(self._entry("record", position, value))
+            entry = self._entry("record", position, await fn())
+            self._run.write_down(entry)
             await self._run.flush()
-        return value
+        return json_text.loads(entry.value)  # as whoever reads it from the record
 
     async def transact(self, fn: Callable[[], Any], *, position: str | None = None) -> Any:
         return await self._transact("transact", fn, self._position(position))
@@ -104,25 +114,24 @@ class StepContext:
         return UUID(child)
 
     async def wait_for_execution(self, execution_id: UUID, *, position: str | None = None) -> Any:
-        look = lambda: Execution.objects.select_related("payload").get(pk=execution_id)  # noqa: E731
+        child = partial(_look_at, execution_id)
         for pause in CHILD_POLLS_SECONDS:
-            child = await self._run.store.call(look)
-            if child.state == State.ENDED:
-                return _output_of(child)
+            if (ended := await self._run.store.call_patiently(child)) is not None:
+                return _output_of(ended)
             await asyncio.sleep(pause)
-        while True:
-            self._run.children.add(execution_id)
+        self._run.children.add(execution_id)
+        while ended is None:
             with self._waiting(until=timezone.now() + CHILD_LOOK_AGAIN):
                 await asyncio.sleep(CHILD_LOOK_AGAIN.total_seconds())
-            child = await self._run.store.call(look)
-            if child.state == State.ENDED:
-                return _output_of(child)
+            ended = await self._run.store.call_patiently(child)
+        self._run.children.discard(execution_id)
+        return _output_of(ended)
 
     async def respond(self, status: int, headers: Mapping[str, str], body: Any) -> None:
         self._run.response = json_text.dumps({"status": status, "headers": dict(headers), "body": body})
 
     def log(self, level: str, message: str) -> None:
-        text = json_text.one_line(message)
+        text = json_text.one_line(redact(str(message), self._run.secrets.values()))
         logger.log(
             LOG_LEVELS.get(level, logging.INFO), "execution=%s listener=%s %s", self.execution_id, self.listener, text
         )
@@ -138,28 +147,30 @@ class StepContext:
 
         A block may wait for several things at once; its turn comes back with the last of them.
         """
-        wait = self._run.begin_wait(self._step, until)
+        if self._winding_up:
+            raise asyncio.CancelledError
+        wait = self._run.turns.begin_wait(self._step.key, until)
         self._open_waits += 1
         if self._open_waits == 1:
             self._remaining = self._stop_clock()
-            self._run.turn_over()
+            self._run.turns.over()
         try:
             yield
         finally:
-            self._run.end_wait(wait)
+            self._run.turns.end_wait(wait)
             self._open_waits -= 1
             if self._open_waits == 0:
-                self._run.take_turn()
+                self._run.turns.take()
                 self._start_clock(self._remaining)
 
     @contextmanager
     def _working(self) -> Iterator[None]:
         """Work of the block's own, though others of its requests may wait."""
-        self._run.take_turn()
+        self._run.turns.take()
         try:
             yield
         finally:
-            self._run.turn_over()
+            self._run.turns.over()
 
     def _stop_clock(self) -> float | None:
         if self._timeout is None or (deadline := self._timeout.when()) is None:
@@ -176,12 +187,15 @@ class StepContext:
             return json_text.loads(entry.value)
         try:
             with self._working():
-                return await self._run.flush(transaction=Transaction(self._entry(kind, position, None), fn))
+                return await self._run.transact(Transaction(self._entry(kind, position, None), fn))
         except DomainError as error:
             raise BlockError(error.message, code=error.code) from error
 
     def _position(self, named: str | None) -> str:
         if named is not None:
+            if not 0 < len(named) <= MAX_POSITION or json_text.clean(named) != named:
+                message = f"A position in the journal is a text of 1 to {MAX_POSITION} characters, not {named!r:.100}."
+                raise BlockError(message, code="invalid_position", retryable=False)
             return named
         self._asked += 1
         return str(self._asked)
@@ -205,6 +219,16 @@ class StepContext:
                 retryable=False,
             )
         return entry
+
+
+def _look_at(execution_id: UUID) -> Execution | None:
+    """The execution once it has ended; None before. Raises `BlockError` when it is gone."""
+    child = Execution.objects.select_related("payload").filter(pk=execution_id).first()
+    if child is None:
+        raise BlockError(
+            f"The execution {execution_id} that it called was deleted.", code="called_flow_failed", retryable=False
+        )
+    return child if child.state == State.ENDED else None
 
 
 def _output_of(child: Execution) -> Any:

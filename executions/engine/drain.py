@@ -6,7 +6,6 @@ import os
 import socket
 from collections.abc import Callable
 from functools import partial
-from uuid import UUID
 
 from django.conf import settings
 from django.db import DatabaseError, InterfaceError
@@ -21,13 +20,15 @@ from executions.endings import Ending
 from executions.engine.leases import Claimed, Holder, LeaseKeeper, claim
 from executions.engine.run import ExecutionRun
 from executions.engine.shutdown import is_shutting_down
-from executions.engine.store import Store, close_connection
+from executions.engine.store import LeaseLost, Store, close_connection
+from executions.engine.watchdog import Watchdog
 from executions.models import Execution, ExecutionStatus
 from flows.services import fail_flow, load_organism
 
 logger = logging.getLogger(__name__)
 
 DRAIN_SECONDS = 120.0
+HAND_BACK_SECONDS = 5.0  # for the steps under way, before the worker goes on with other executions beside them
 CLAIM_EVERY_SECONDS = 0.1  # while something runs: what was accepted meanwhile must not wait for it
 
 
@@ -36,7 +37,8 @@ def drain_due_executions(*, seconds: float = DRAIN_SECONDS, until_idle: bool = F
 
     `until_idle` is for a person or a test that wants everything carried through, parked waits aside.
     """
-    asyncio.run(Drain(seconds).run())
+    with Watchdog() as watchdog:
+        asyncio.run(Drain(seconds).run(watchdog))
     if not until_idle and Execution.objects.claimable().exists():
         ring_bell()
 
@@ -51,7 +53,8 @@ class Drain:
         self.keeper = LeaseKeeper(self.owner)
         self.runs: dict[asyncio.Task[None], ExecutionRun] = {}
 
-    async def run(self) -> None:
+    async def run(self, watchdog: Watchdog) -> None:
+        ticking = asyncio.create_task(watchdog.tick())
         self.keeper.start()
         try:
             await self._drain()
@@ -59,20 +62,28 @@ class Drain:
             await close_shared_client()
             await asyncio.to_thread(self.keeper.close)
             self.store.close()
+            ticking.cancel()
 
     async def _drain(self) -> None:
-        loop = asyncio.get_running_loop()
-        until = loop.time() + self.seconds
-        while loop.time() < until and not self.is_shutting_down():
-            claimed = await self._claim()
+        while True:
+            await self._claim_and_wait(asyncio.get_running_loop().time() + self.seconds)
+            for run in self.runs.values():
+                run.hand_back()
             if not self.runs:
                 return
-            if not claimed or self._is_full:
+            # A step may take an hour: the worker goes on claiming beside it, unless it is to end.
+            await asyncio.wait(self.runs, timeout=None if self.is_shutting_down() else HAND_BACK_SECONDS)
+            if not self.runs:
+                return
+
+    async def _claim_and_wait(self, until: float) -> None:
+        """Claim, and wait for what was claimed, until nothing is left, the time is over, or the worker is to end."""
+        while asyncio.get_running_loop().time() < until and not self.is_shutting_down():
+            claimed = await self._claim()
+            if not self.runs and not claimed:
+                return
+            if self.runs and (not claimed or self._is_full):
                 await asyncio.wait(self.runs, timeout=CLAIM_EVERY_SECONDS, return_when=asyncio.FIRST_COMPLETED)
-        for run in self.runs.values():
-            run.hand_back()
-        if self.runs:
-            await asyncio.wait(self.runs)
 
     @property
     def _is_full(self) -> bool:
@@ -95,11 +106,25 @@ class Drain:
 
     async def _start(self, claimed: Claimed) -> None:
         try:
-            organism = await self.store.call(partial(load_organism, claimed.execution.version_id))
-        except DomainError as error:
-            await self.store.call(partial(_refuse, claimed.execution, error.message))
+            run = await self._prepare(claimed)
+        except LeaseLost:  # the database is away: the lease runs out, and the execution goes on later
             return
-        run = ExecutionRun(claimed, organism, self.store)
+        except Exception:  # one that cannot be started must not take the others down
+            logger.exception("execution=%s cannot be started", claimed.execution.pk)
+            return
+        if run is not None:
+            self._hold(run)
+
+    async def _prepare(self, claimed: Claimed) -> ExecutionRun | None:
+        """The run of a claimed execution; None when its version no longer loads, and it has ended with that."""
+        try:
+            organism = await self.store.call_patiently(partial(load_organism, claimed.execution.version_id))
+        except DomainError as error:
+            await self.store.call_patiently(partial(_refuse, claimed.execution, error.message))
+            return None
+        return ExecutionRun(claimed, organism, self.store)
+
+    def _hold(self, run: ExecutionRun) -> None:
         loop = asyncio.get_running_loop()
         self.keeper.hold(
             run.execution.pk,
@@ -111,11 +136,11 @@ class Drain:
         )
         task = asyncio.create_task(run.run())
         self.runs[task] = run
-        task.add_done_callback(partial(self._ended, run.execution.pk))
+        task.add_done_callback(self._ended)
 
-    def _ended(self, execution_id: UUID, task: asyncio.Task[None]) -> None:
-        self.keeper.release(execution_id)
-        del self.runs[task]
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        run = self.runs.pop(task)
+        self.keeper.release(run.execution.pk, run.fence)
 
 
 def _refuse(execution: Execution, reason: str) -> None:

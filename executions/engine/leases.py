@@ -4,6 +4,7 @@ The one place where time is the database's and not an argument: workers on machi
 when a lease has run out.
 """
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from django.db.models import Case, DateTimeField, F, Value, When
 from django.db.models.functions import Coalesce, Now
 
 from executions.models import Execution, JournalEntry, State, Step
+
+logger = logging.getLogger(__name__)
 
 LEASE = timedelta(seconds=settings.BLOX_LEASE_SECONDS)
 RENEW_EVERY_SECONDS = settings.BLOX_LEASE_SECONDS / 3
@@ -65,7 +68,8 @@ def claim(owner: str, *, limit: int, holding: int) -> list[Claimed]:
         if not candidates:
             return []
         _take(candidates, owner)
-    return _load([row.pk for row in candidates])
+        # Under the same locks: a flow that is deleted at this moment waits, and a failure to load undoes the claim.
+        return _load([row.pk for row in candidates])
 
 
 def _take(rows: list[Execution], owner: str) -> None:
@@ -122,9 +126,11 @@ class LeaseKeeper(Thread):
         with self._lock:
             self._held[execution_id] = holder
 
-    def release(self, execution_id: UUID) -> None:
+    def release(self, execution_id: UUID, fence: int) -> None:
+        """Let go of what was held under `fence`: this worker may have claimed the execution anew since."""
         with self._lock:
-            self._held.pop(execution_id, None)
+            if (holder := self._held.get(execution_id)) is not None and holder.fence == fence:
+                del self._held[execution_id]
 
     def close(self) -> None:
         self._done.set()
@@ -140,6 +146,8 @@ class LeaseKeeper(Thread):
             except (DatabaseError, InterfaceError):
                 # The database is away: leases run out, and every later write is refused by its fence.
                 connection.close()
+            except Exception:
+                logger.exception("The lease keeper has a fault")  # it must live: its runs would lose their leases
         connection.close()
 
     def _look(self, *, renewing: bool) -> None:

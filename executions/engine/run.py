@@ -9,6 +9,7 @@ import logging
 from collections import ChainMap
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from random import Random
 from typing import Any
 from uuid import UUID
@@ -17,18 +18,18 @@ from django.db.models.functions import Now
 from django.utils import timezone
 
 from bloxserver.core import json_text
+from executions import endings
 from executions.endings import Ending, canceled, timed_out
 from executions.engine.leases import Claimed
 from executions.engine.planner import Delivery, Plan
 from executions.engine.steps import Outcome, StepFailed, StepRunner
 from executions.engine.store import Change, LeaseLost, Store, Transaction
+from executions.engine.turns import Turns
 from executions.models import Execution, ExecutionStatus, JournalEntry, State, Step, StepStatus
-from flows.blocks.base import BlockError
 from flows.organism.spec import Organism
 
 logger = logging.getLogger(__name__)
 
-SETTLE_SECONDS = 0.02
 FLUSH_AFTER_STEPS = 200  # steps without effects wait for the next effect or the end, but no more than this many
 
 
@@ -55,7 +56,7 @@ class ExecutionRun:
         self.journal = {(entry.step_key, entry.position): entry for entry in claimed.journal}
         self.children: set[UUID] = set()  # executions whose end this one waits for
         self.response: str | None = None  # what a respond block said, until it is written
-        self.effects: dict[asyncio.Task[Any], Step] = {}  # under way: awaited and recorded whatever else happens
+        self.effects: set[asyncio.Task[Any]] = set()  # under way: their deliveries await and record them
         self.delivered: set[str] = set()  # keys, for the loop guard
         self.random = Random(claimed.execution.pk.int)  # noqa: S311 - spreads retries, hides nothing
         self.trigger = json_text.loads(self.execution.payload.trigger)
@@ -66,13 +67,7 @@ class ExecutionRun:
         self._unsaved_steps: dict[str, Step] = {}
         self._unsaved_journal: list[JournalEntry] = []
         self._unfinished: dict[str, Step] = {}  # started here, and not ended
-        self._active = 0  # deliveries that can go on by themselves; at zero the run is idle
-        self._moves = 0  # grows with every change of the above
-        self._waits: dict[
-            object, tuple[str, datetime | None]
-        ] = {}  # step and moment; no moment: it waits for other steps
-        self._parked: list[tuple[str, datetime | None]] = []  # the waits as they were when the run was found idle
-        self._maybe_idle = asyncio.Event()
+        self.turns = Turns()
         self._handing_back = False
         self._stop_reason: Ending | None = None
         self._lost = False
@@ -84,7 +79,7 @@ class ExecutionRun:
     def hand_back(self) -> None:
         """Start no further step; once those under way have ended, give the execution back to the queue."""
         self._handing_back = True
-        self._maybe_idle.set()
+        self.turns.stop_at_standstill()
 
     def cancel(self, reason: str) -> None:
         self._stop(canceled(reason))
@@ -93,12 +88,26 @@ class ExecutionRun:
         """The lease is gone: write nothing more."""
         if not self._closing:
             self._lost = True
+            self._cut_effects()
             self._cancel_main()
+
+    def fail(self, code: str, message: str) -> None:
+        """End the whole, whatever the scopes inside would make of a failure."""
+        self._stop(Ending(ExecutionStatus.ERROR, code, message))
+
+    def _time_out(self) -> None:
+        """Past the deadline effects under way are not awaited: their steps say that they were cut."""
+        self._cut_effects()
+        self._stop(timed_out(self.execution.seconds_allowed))
 
     def _stop(self, ending: Ending) -> None:
         if self._stop_reason is None and not self._closing:
             self._stop_reason = ending
             self._cancel_main()
+
+    def _cut_effects(self) -> None:
+        for effect in self.effects:
+            effect.cancel()
 
     def _cancel_main(self) -> None:
         if self._main is not None:
@@ -110,7 +119,7 @@ class ExecutionRun:
         """Work on it. Never raises: what goes wrong is on record, or the lease runs out."""
         started = asyncio.get_running_loop().time()
         left = max(0.0, self.execution.seconds_allowed - self.execution.seconds_worked)
-        deadline = asyncio.get_running_loop().call_later(left, self._stop, timed_out(self.execution.seconds_allowed))
+        deadline = asyncio.get_running_loop().call_later(left, self._time_out)
         try:
             ending = await self._work()
             self._closing = True
@@ -121,14 +130,17 @@ class ExecutionRun:
         except LeaseLost:
             logger.warning("execution=%s is another worker's now; dropped", self.execution.pk)
         except Exception:
-            logger.exception("execution=%s could not be carried through; its lease runs out", self.execution.pk)
+            logger.exception("execution=%s could not be carried through", self.execution.pk)
+            await self._give_up()
         finally:
             deadline.cancel()
 
     async def _work(self) -> Ending | None:
         """Deliver messages until the end is known, or None when it parks or is handed back."""
         self._main = asyncio.create_task(self._root())
-        idle = asyncio.create_task(self._idle())
+        if self._lost or self._stop_reason is not None:  # told before it began
+            self._main.cancel()
+        idle = asyncio.create_task(self.turns.until_idle())
         await asyncio.wait([self._main, idle], return_when=asyncio.FIRST_COMPLETED)
         parks = not self._main.done()
         for task in (self._main, idle):
@@ -137,18 +149,15 @@ class ExecutionRun:
         if self._lost:
             raise LeaseLost
         if not self._main.cancelled():
-            return await self._outcome(self._main)
-        if self._stop_reason is not None:
-            await self._let_effects_end()
-        elif not parks:
+            return self._outcome(self._main)
+        if self._stop_reason is None and not parks:
             raise LeaseLost  # cancelled by nobody that is known here: the loop is being closed
         return self._stop_reason
 
-    async def _outcome(self, main: asyncio.Task[Any]) -> Ending:
+    def _outcome(self, main: asyncio.Task[Any]) -> Ending:
         try:
             return Ending(ExecutionStatus.SUCCESS, output=json_text.dumps(main.result()))
         except StepFailed as failure:
-            await self._let_effects_end()
             return Ending(ExecutionStatus.ERROR, failure.code, json_text.clean(failure.message))
 
     async def _root(self) -> Any:
@@ -156,24 +165,6 @@ class ExecutionRun:
         scope = Scope(Plan(self.organism, alone=bool(only)))
         first = scope.plan.start(only or self.organism.entry, json_text.loads(self.execution.payload.input))
         return await self.run_scope(scope, first)
-
-    async def _let_effects_end(self) -> None:
-        """Effects under way are awaited and recorded, so that nothing that happened is forgotten.
-
-        Except past the deadline: then they are cut, and their steps say that the outcome is unknown.
-        """
-        if self._stop_reason is not None and self._stop_reason.status == ExecutionStatus.TIMEOUT:
-            for task in self.effects:
-                task.cancel()
-        under_way = dict(self.effects)
-        if under_way:
-            await asyncio.wait(under_way)
-        for task, step in under_way.items():
-            failure = None if task.cancelled() else task.exception()
-            if isinstance(failure, BlockError):
-                step.status, step.completed_at = StepStatus.ERROR, timezone.now()
-                step.error, step.error_code = json_text.clean(failure.message), failure.code
-                self.finish(step)
 
     async def _end(self, ending: Ending) -> None:
         for step in self._unfinished.values():
@@ -183,28 +174,38 @@ class ExecutionRun:
                 ending.error_code,
             )
             self.put(step)
-        await self._save(ending=ending)
+        await self._write(self._unsaved(ending=ending))
+
+    async def _give_up(self) -> None:
+        """End it with nothing more on record: another worker would only meet the same fault."""
+        self._closing = True
+        ending = Ending(
+            ExecutionStatus.ERROR, "internal_error", "The server could not carry it through; its log has the details."
+        )
+        try:
+            await self.store.call_patiently(partial(endings.end_unheld, self.execution, ending, now=timezone.now()))
+        except Exception:
+            logger.exception("execution=%s could not be ended; its lease runs out", self.execution.pk)
 
     async def _park(self, seconds: float) -> None:
         """Give up the lease, and say when the execution is due again."""
         moments: dict[str, datetime] = {}
-        for key, moment in self._parked:
+        for key, moment in self.turns.parked:
             if moment is not None:
                 moments[key] = min(moment, moments.get(key, moment))
         for step in self._unfinished.values():
             step.status, step.due_at = StepStatus.WAITING, moments.get(step.key)
             self.put(step)
         due_at = Now() if self._handing_back or not moments else min(moments.values())
-        await self._save(
-            release={
-                "state": State.QUEUED if self._handing_back else State.PARKED,
-                "due_at": due_at,
-                "claim_alone": False,
-                "seconds_worked": self.execution.seconds_worked + seconds,
-            }
-        )
+        release = {
+            "state": State.QUEUED if self._handing_back else State.PARKED,
+            "due_at": due_at,
+            "claim_alone": False,
+            "seconds_worked": self.execution.seconds_worked + seconds,
+        }
+        await self._write(self._unsaved(release=release))
         if self.children:
-            await self.store.call(self._look_once_more)
+            await self.store.call_patiently(self._look_once_more)
 
     def _look_once_more(self) -> None:
         """A child that ended while this was parking could not wake it: one of the two sees the other."""
@@ -221,20 +222,46 @@ class ExecutionRun:
             while tasks:
                 done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
                 for task in sorted(done, key=lambda task: self._order(tasks[task])):
-                    self._follow(scope, task, tasks)
+                    if self._follow(scope, task, tasks):
+                        break  # what it led to is on record, and had perhaps ended before the others in `done`
+        except StepFailed:
+            called_off = list(tasks.values())
+            await self._call_off(tasks)
+            for delivery in called_off:
+                self._drop(delivery.key)
+            raise
         finally:
-            for task in tasks:
-                task.cancel()
-            if tasks:
-                await asyncio.wait(tasks)
-            for _ in tasks:
-                self.turn_over()
+            await self._call_off(tasks)
         if self._handing_back and scope.plan.in_flight:
             await asyncio.Event().wait()  # until the run has noticed that it is idle, and cancels this
         return scope.plan.result
 
-    def _follow(self, scope: Scope, task: asyncio.Task[Outcome], tasks: dict[asyncio.Task[Outcome], Delivery]) -> None:
-        """Deliver what follows from a delivery that has ended; only then is its own turn over."""
+    async def _call_off(self, tasks: dict[asyncio.Task[Outcome], Delivery]) -> None:
+        """Cancel deliveries. Each first awaits its effect under way, so that nothing that happened is forgotten."""
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+        for task in tasks:
+            if not task.cancelled():
+                task.exception()  # has been looked at
+            self.turns.over()
+        tasks.clear()
+
+    def _drop(self, key: str) -> None:
+        """End what a failed scope leaves unfinished: nothing will deliver it again, also after a park."""
+        for inner in [step.key for step in self._unfinished.values() if step.scope.startswith(f"{key}:")]:
+            self._drop(inner)
+        if (step := self._unfinished.get(key)) is not None:
+            step.status, step.due_at, step.completed_at = StepStatus.ERROR, None, timezone.now()
+            step.error, step.error_code = "Dropped, since what ran beside it failed.", "dropped"
+            self.finish(step)
+
+    def _follow(self, scope: Scope, task: asyncio.Task[Outcome], tasks: dict[asyncio.Task[Outcome], Delivery]) -> bool:
+        """Deliver what follows from a delivery that has ended; only then is its own turn over.
+
+        Whether any of what follows is on record.
+        """
         outcome = task.result()
         delivery = tasks.pop(task)
         if outcome.error is None:
@@ -243,13 +270,14 @@ class ExecutionRun:
         else:
             following = scope.plan.failed(delivery, outcome.error, outcome.to[0])
         self._spawn(scope, following, tasks)
-        self.turn_over()
+        self.turns.over()
+        return any(self._has_ended(delivery) for delivery in following)
 
     def _spawn(self, scope: Scope, deliveries: list[Delivery], tasks: dict[asyncio.Task[Outcome], Delivery]) -> None:
         for delivery in deliveries:
             if self._handing_back and not self._has_ended(delivery):
                 continue
-            self.take_turn()
+            self.turns.take()
             tasks[asyncio.create_task(self._steps.deliver(scope, delivery))] = delivery
 
     def _has_ended(self, delivery: Delivery) -> bool:
@@ -260,45 +288,6 @@ class ExecutionRun:
         """Deliveries from the record are followed in the order in which they had ended."""
         step = self.recorded.get(delivery.key)
         return step.number if step else self._number + 1
-
-    # Idleness: nothing goes on by itself, so no worker needs to be held. ------------------------------------------
-
-    def begin_wait(self, step: Step, until: datetime | None) -> object:
-        wait = object()
-        self._waits[wait] = (step.key, until)
-        return wait
-
-    def end_wait(self, wait: object) -> None:
-        del self._waits[wait]
-
-    def take_turn(self) -> None:
-        self._active += 1
-        self._moves += 1
-
-    def turn_over(self) -> None:
-        self._active -= 1
-        self._moves += 1
-        if self._active == 0:
-            self._maybe_idle.set()
-
-    @property
-    def _is_idle(self) -> bool:
-        waits_for_moment = any(moment is not None for _, moment in self._waits.values())
-        return self._active == 0 and (waits_for_moment or self._handing_back)
-
-    async def _idle(self) -> None:
-        """Returns once every delivery under way waits for a moment, or, when handing back, none is under way.
-
-        It looks twice: between the end of one wait and what its block does next, a run may seem idle for an instant.
-        """
-        while True:
-            await self._maybe_idle.wait()
-            self._maybe_idle.clear()
-            moves = self._moves
-            await asyncio.sleep(SETTLE_SECONDS)
-            if self._is_idle and moves == self._moves:
-                self._parked = list(self._waits.values())
-                return
 
     # The record. --------------------------------------------------------------------------------------------------
 
@@ -325,11 +314,21 @@ class ExecutionRun:
         for step in [step for step in self.recorded.values() if step.scope.startswith(f"{key}:")]:
             self.forget_failures_below(step.key)
             if step.status == StepStatus.ERROR and not step.sent_to:
-                del self.recorded[step.key]
+                # A new step in the same row.
+                self.recorded[step.key] = Step(
+                    id=step.id, status=StepStatus.WAITING, started_at=timezone.now(), **_origin(step)
+                )
 
-    async def flush(self, transaction: Transaction | None = None) -> Any:
-        """Commit what has not been written. Gives what `transaction` gave."""
-        return await self._save(transaction=transaction)
+    async def flush(self) -> None:
+        """Commit what has not been written."""
+        await self._write(self._unsaved())
+
+    async def transact(self, transaction: Transaction) -> Any:
+        """Commit what has not been written, and then `transaction`. Gives what it gave, raises what it raised."""
+        change = Change(self.execution.pk, self.fence, transaction=transaction)
+        _, value = await asyncio.gather(self.flush(), self._write(change))
+        self.journal[transaction.entry.step_key, transaction.entry.position] = transaction.entry
+        return value
 
     async def show_waiting(self, step: Step, until: datetime) -> None:
         """Commit all so far, with `step` as waiting."""
@@ -341,7 +340,7 @@ class ExecutionRun:
         if len(self._unsaved_steps) >= FLUSH_AFTER_STEPS:
             await self.flush()
 
-    async def _save(self, **what: Any) -> Any:
+    def _unsaved(self, **what: Any) -> Change:
         change = Change(
             self.execution.pk,
             self.fence,
@@ -351,20 +350,14 @@ class ExecutionRun:
             **what,
         )
         self._unsaved_steps, self._unsaved_journal, self.response = {}, [], None
-        transaction: Transaction | None = what.get("transaction")
+        return change
+
+    async def _write(self, change: Change) -> Any:
         try:
-            value = await self.store.save(change)
+            return await self.store.save(change)
         except LeaseLost:
             self.lose()
             raise
-        except Exception:  # what a transaction raised: nothing has been written
-            self._unsaved_steps = {step.key: step for step in change.steps} | self._unsaved_steps
-            self._unsaved_journal = change.journal + self._unsaved_journal
-            self.response = self.response or change.response
-            raise
-        if transaction is not None:
-            self.journal[transaction.entry.step_key, transaction.entry.position] = transaction.entry
-        return value
 
     def accept_child(self, flow: str, payload: str) -> str:
         """Accept an execution of another flow of the tenant; runs in the database thread, in a transaction."""
@@ -381,3 +374,9 @@ class ExecutionRun:
             now=timezone.now(),
         )
         return str(child.pk)
+
+
+def _origin(step: Step) -> dict[str, Any]:
+    """The fields that say which delivery a step is."""
+    names = ("execution_id", "key", "scope", "parents", "listener", "block", "from_listener", "input")
+    return {name: getattr(step, name) for name in names}

@@ -2,7 +2,9 @@
 
 import asyncio
 import logging
+import traceback
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -14,7 +16,7 @@ from bloxserver.core import json_text
 from executions.engine.context import StepContext
 from executions.engine.planner import Delivery, destinations
 from executions.engine.retries import may_retry, retry_delay
-from executions.engine.store import LeaseLost
+from executions.engine.store import LeaseLost, Unwritable
 from executions.models import Step, StepStatus
 from flows.blocks.base import Arrival, BlockError, Effects, Output
 from flows.organism.scope import Scope as Names
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MAX_OUTPUT_BYTES = 5 * 1024 * 1024
+MAX_CODE = 50  # characters: the column's
 WORKER_LOST = "worker_lost"
 OUTSIDE = (Effects.REPEATABLE, Effects.ONCE)
 
@@ -98,9 +101,24 @@ class StepRunner:
         self._run.put(step)
         await self._run.flush()  # all that led up to the effect, and that it is under way
         effect = asyncio.create_task(self._work(context, scope, step, delivery, effects))
-        self._run.effects[effect] = step
-        effect.add_done_callback(self._run.effects.pop)
-        return await asyncio.shield(effect)  # whatever becomes of the run, it is awaited and recorded
+        self._run.effects.add(effect)
+        effect.add_done_callback(self._run.effects.discard)
+        try:
+            return await asyncio.shield(effect)
+        except asyncio.CancelledError:
+            await self._let_end(effect, context, step)
+            raise
+
+    async def _let_end(self, effect: "asyncio.Task[Outcome]", context: StepContext, step: Step) -> None:
+        """Whatever becomes of the run, an effect under way is awaited and recorded.
+
+        One that only waits, for what it called or for a time, is not under way: it goes on when the run resumes.
+        """
+        context.wind_up(effect)
+        await asyncio.wait([effect])
+        failure = None if effect.cancelled() else effect.exception()
+        if isinstance(failure, BlockError):
+            self._record_failure(step, failure, handler=None)
 
     async def _work(
         self, context: StepContext, scope: "Scope", step: Step, delivery: Delivery, effects: Effects
@@ -110,11 +128,11 @@ class StepRunner:
         try:
             output = await self._run_block(context, scope, step, delivery, listener)
             value, chosen = (output.value, output.to) if isinstance(output, Output) else (output, None)
-            value = redact(value, self._run.secrets.values())
-            text = _encode(value)
+            value, text = self._recordable(value, listener)
             to = () if scope.plan.alone else _destinations(listener, chosen)
         except BlockError as error:
-            error.message = redact(error.message, self._run.secrets.values())
+            error.message = json_text.clean(redact(str(error.message), self._run.secrets.values()))
+            error.code = json_text.clean(str(error.code or "block_failed"))[:MAX_CODE]
             raise
         step.status, step.output, step.sent_to = StepStatus.SUCCESS, text, list(to)
         step.due_at, step.completed_at = None, timezone.now()
@@ -124,6 +142,14 @@ class StepRunner:
         else:
             await self._run.flush_if_many()
         return Outcome(value, to)
+
+    def _recordable(self, value: Any, listener: Listener) -> tuple[Any, str]:
+        """The value as what follows sees it, and as text: the same for who finds it on record."""
+        text = _encode(value)
+        if self._run.secrets:
+            value = redact(json_text.loads(text), self._run.secrets.values())
+            return value, _encode(value)
+        return (value if _is_ours(listener) else json_text.loads(text)), text
 
     async def _run_block(
         self, context: StepContext, scope: "Scope", step: Step, delivery: Delivery, listener: Listener
@@ -135,15 +161,24 @@ class StepRunner:
                 rendered = listener.config.render(names, self._run.secrets.__getitem__)
                 step.notes = names.replaced
                 config = listener.block.Config.model_validate(rendered)
-                return await listener.block.run(context, config, delivery.payload)
+                # Others read the same payload; our own blocks are known to leave it as it is.
+                payload = delivery.payload if _is_ours(listener) else deepcopy(delivery.payload)
+                return await listener.block.run(context, config, payload)
         except TimeoutError as error:
             raise BlockError(f"It gave no result within {listener.timeout:g} seconds.", code="step_timeout") from error
         except ValidationError as error:
             raise BlockError(_explain(error), code="config_invalid", retryable=False) from error
-        except (BlockError, LeaseLost):
+        except (BlockError, LeaseLost, Unwritable, KeyboardInterrupt):
             raise
-        except Exception as error:
-            logger.exception("execution=%s listener=%s: its block crashed", self._run.execution.pk, listener.name)
+        except BaseException as error:  # also SystemExit, and a CancelledError of the block's own making
+            if isinstance(error, asyncio.CancelledError) and (task := asyncio.current_task()) and task.cancelling():
+                raise
+            logger.error(
+                "execution=%s listener=%s: its block crashed\n%s",
+                self._run.execution.pk,
+                listener.name,
+                redact(traceback.format_exc(), self._run.secrets.values()),
+            )
             raise BlockError(
                 f"The block {listener.block.name} crashed ({type(error).__name__}); the worker's log has the details.",
                 code="block_crashed",
@@ -154,12 +189,15 @@ class StepRunner:
     ) -> Outcome:
         """The step has failed for good: record it, and hand the error to `on_error` where there is one."""
         handler = None if scope.plan.alone else self._run.organism.listeners[delivery.listener].on_error
-        step.status, step.error, step.error_code = StepStatus.ERROR, json_text.clean(error.message), error.code
-        step.sent_to, step.due_at, step.completed_at = [handler] if handler else [], None, timezone.now()
-        self._run.finish(step)
+        self._record_failure(step, error, handler=handler)
         if effects in OUTSIDE:
             await self._run.flush()
         return self._handled(step, delivery)
+
+    def _record_failure(self, step: Step, error: BlockError, *, handler: str | None) -> None:
+        step.status, step.error, step.error_code = StepStatus.ERROR, error.message, error.code
+        step.sent_to, step.due_at, step.completed_at = [handler] if handler else [], None, timezone.now()
+        self._run.finish(step)
 
     def _from_record(self, step: Step, delivery: Delivery) -> Outcome:
         if step.status == StepStatus.SUCCESS:
@@ -168,7 +206,8 @@ class StepRunner:
 
     def _handled(self, step: Step, delivery: Delivery) -> Outcome:
         if not step.sent_to:
-            raise StepFailed(f"{step.listener}: {step.error}", code=step.error_code, retryable=False)
+            # To be tried again only where the caller's own `retry` says so: its attempts here are used up.
+            raise StepFailed(f"{step.listener}: {step.error}", code=step.error_code)
         error = {
             "error": step.error,
             "code": step.error_code,
@@ -181,7 +220,7 @@ class StepRunner:
         entry = {
             "attempt": step.attempt,
             "code": failure.code,
-            "error": json_text.clean(failure.message),
+            "error": failure.message,
             "at": timezone.now().isoformat(),
         }
         step.failures = [*step.failures, entry]
@@ -209,19 +248,19 @@ class StepRunner:
         run = self._run
         run.delivered.add(delivery.key)
         if len(run.delivered) > run.organism.max_messages:
-            raise StepFailed(
-                f"{delivery.listener}: more than {run.organism.max_messages} messages were delivered. If that is no endless "
-                "loop, raise organism.max_messages.",
-                code="too_many_messages",
-                retryable=False,
+            message = (
+                f"{delivery.listener}: more than {run.organism.max_messages} messages were delivered. If that is no "
+                "endless loop, raise organism.max_messages."
             )
+            run.fail("too_many_messages", message)
+            raise StepFailed(message, code="too_many_messages", retryable=False)
 
     async def _fetch_secrets(self, listener: Listener) -> None:
         run, execution = self._run, self._run.execution
         for name in listener.config.secret_names:
             if name not in run.secrets:
                 fetch = partial(secret_value, flow_id=execution.flow_id, user_id=execution.user_id, name=name)
-                run.secrets[name] = await run.store.call(fetch)
+                run.secrets[name] = await run.store.call_patiently(fetch)
 
     def _names(self, scope: "Scope", delivery: Delivery) -> Mapping[str, Any]:
         """What expressions see."""
@@ -250,13 +289,15 @@ def _on_crash(listener: Listener, effects: Effects) -> str:
 def _destinations(listener: Listener, chosen: tuple[str, ...] | None) -> tuple[str, ...]:
     try:
         return destinations(listener, chosen)
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise BlockError(f"The block {error}.", code="unknown_peer", retryable=False) from error
 
 
 def _encode(value: Any) -> str:
     try:
         text = json_text.dumps(value)
+    except RecursionError:
+        raise BlockError("Its output is nested too deep.", code="output_not_json", retryable=False) from None
     except (TypeError, ValueError) as error:
         raise BlockError(f"Its output is not JSON: {error}.", code="output_not_json", retryable=False) from error
     if len(text) > MAX_OUTPUT_BYTES or (not text.isascii() and len(text.encode()) > MAX_OUTPUT_BYTES):
@@ -266,6 +307,10 @@ def _encode(value: Any) -> str:
             retryable=False,
         )
     return text
+
+
+def _is_ours(listener: Listener) -> bool:
+    return listener.block.name.startswith("blox.")
 
 
 def _plain(payload: Any) -> Any:

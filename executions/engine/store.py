@@ -19,6 +19,7 @@ from django.db import DatabaseError, InterfaceError, OperationalError, connectio
 from django.utils import timezone
 
 from bloxserver.core import json_text
+from bloxserver.core.errors import DomainError
 from executions import endings, events
 from executions.endings import Ending
 from executions.engine.leases import LEASE
@@ -31,6 +32,7 @@ from executions.models import (
     State,
     Step,
 )
+from flows.blocks.base import BlockError
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -44,6 +46,10 @@ class LeaseLost(Exception):
     """The execution is not this worker's any more (or the database has been away for as long as a lease lasts)."""
 
 
+class Unwritable(Exception):
+    """The database is there and refuses what a run wants recorded: the execution cannot go on."""
+
+
 @dataclass(slots=True)
 class Transaction:
     """What a block asked to have done in the transaction that records its result."""
@@ -54,7 +60,10 @@ class Transaction:
 
 @dataclass(slots=True)
 class Change:
-    """What one run wants written, all or nothing."""
+    """What one run wants written, all or nothing.
+
+    A transaction comes in a change of its own: it may fail, and what the run has on record must not fail with it.
+    """
 
     execution_id: UUID
     fence: int
@@ -75,13 +84,17 @@ class Store:
         self._writing = False
 
     async def call(self, fn: Callable[[], T]) -> T:
-        """Run `fn` in the database thread."""
+        """Run `fn` in the database thread, once."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, fn)
+
+    async def call_patiently(self, fn: Callable[[], T]) -> T:
+        """Run `fn`, which is safe to repeat, in the database thread. Raises `LeaseLost` as `patiently` does."""
+        return await self.call(partial(patiently, fn))
 
     async def save(self, change: Change) -> Any:
         """Write `change`, together with what other runs have waiting. Gives what its transaction gave.
 
-        Raises `LeaseLost`, and whatever its transaction raised (nothing of the change is written then).
+        Raises `LeaseLost`, `Unwritable`, and whatever its transaction raised (nothing of the change is written then).
         """
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._waiting.append((change, future))
@@ -119,39 +132,47 @@ def close_connection() -> None:
     connection.close()
 
 
-def write_patiently(changes: list[Change]) -> list[Any]:
-    """`write`, again and again while the database is away, for as long as a lease lasts. Never raises."""
-    give_up_at = time.monotonic() + LEASE.total_seconds()
+def patiently(fn: Callable[[], T], *, seconds: float = LEASE.total_seconds()) -> T:
+    """`fn()`, again and again while the database is away. Raises `LeaseLost` when it is away for `seconds`."""
+    give_up_at = time.monotonic() + seconds
     pause = 0.05
     while True:
         try:
-            return write(changes)
+            return fn()
         except (OperationalError, InterfaceError) as error:
             connection.close()
             if time.monotonic() + pause > give_up_at:
-                logger.warning("Dropping %d executions, whose leases have run out: %s", len(changes), error)
-                return [LeaseLost()] * len(changes)
+                logger.warning("The database has been away for %.1f s: %s", seconds, error)
+                raise LeaseLost from error
             time.sleep(pause)
             pause = min(2 * pause, 1.0)
-        except Exception as error:
-            if len(changes) == 1:
-                logger.exception("A change of execution %s cannot be written", changes[0].execution_id)
-                return [error]
-            # One of them cannot be written: the others must not share its fate.
-            return [write_patiently([change])[0] for change in changes]
+
+
+def write_patiently(changes: list[Change], *, seconds: float = LEASE.total_seconds()) -> list[Any]:
+    """`write`, patiently; for each change what it gave, or the exception that befell it. Never raises."""
+    alone = len(changes) == 1
+    try:
+        return patiently(partial(write, changes), seconds=seconds if alone else seconds / 2)
+    except Exception as error:
+        if alone:
+            return [_refusal(changes[0], error)]
+        # One of them may be the reason: the others must not share its fate.
+        return [write_patiently([change], seconds=seconds / 2 / len(changes))[0] for change in changes]
+
+
+def _refusal(change: Change, error: Exception) -> Exception:
+    if isinstance(error, LeaseLost) or change.transaction is not None:
+        return error
+    logger.error("A change of execution %s cannot be written", change.execution_id, exc_info=error)
+    return Unwritable(str(error))
 
 
 def write(changes: list[Change]) -> list[Any]:
     """All changes in one transaction; for each what its own transaction gave, or the exception that befell it."""
     with transaction.atomic():
-        held = dict(
-            Execution.objects.select_for_update(of=("self",))
-            .filter(pk__in=[change.execution_id for change in changes], state=State.WORKING)
-            .order_by("pk")
-            .values_list("pk", "fence")
-        )
+        held = _lock_held(changes)
         outcomes = [
-            _run_transaction(change) if held.get(change.execution_id) == change.fence else LeaseLost()
+            _run_transaction(change) if (change.execution_id, change.fence) in held else LeaseLost()
             for change in changes
         ]
         good = [
@@ -159,12 +180,23 @@ def write(changes: list[Change]) -> list[Any]:
         ]
         _write_records(good)
         for change in good:
-            _write_row(change)
+            _write_row(change, held[change.execution_id, change.fence])
     if ended := [change.execution_id for change in good if change.ending]:
         _after(partial(endings.after_end, ended))
     if going_on := [change.execution_id for change in good if not change.ending]:
         _after(partial(events.announce, going_on))
     return outcomes
+
+
+def _lock_held(changes: list[Change]) -> dict[tuple[UUID, int], Execution]:
+    """The rows that are being worked on, by id and fence, locked in the order of their keys."""
+    rows = (
+        Execution.objects.select_for_update(of=("self",))
+        .filter(pk__in=[change.execution_id for change in changes], state=State.WORKING)
+        .order_by("pk")
+        .only("pk", "fence", "cancel_requested_at", "cancel_reason")
+    )
+    return {(row.pk, row.fence): row for row in rows}
 
 
 def _after(tell: Callable[[], None]) -> None:
@@ -190,9 +222,13 @@ def _run_transaction(change: Change) -> Any:
             entry.value = json_text.dumps(value)
     except (OperationalError, InterfaceError):
         raise
-    except Exception as error:
+    except (BlockError, DomainError) as error:
         return error
-    change.journal.append(entry)
+    except BaseException as error:  # another package's code: it must not end the database thread
+        crash = RuntimeError(f"The transaction crashed: {error!r}")
+        crash.__cause__ = error
+        return crash
+    entry.save(force_insert=True)
     return value
 
 
@@ -220,7 +256,7 @@ def _without_output(step: Step) -> Step:
     return row
 
 
-def _write_row(change: Change) -> None:
+def _write_row(change: Change, row: Execution) -> None:
     if change.response is not None:
         ExecutionPayload.objects.filter(pk=change.execution_id).update(response=change.response)
     if change.ending is not None:
@@ -229,3 +265,5 @@ def _write_row(change: Change) -> None:
         Execution.objects.filter(pk=change.execution_id, fence=change.fence).update(
             lease_owner="", lease_until=None, deadline_at=None, **change.release
         )
+        if row.cancel_requested_at is not None:  # while it was on its way out: no worker would see it any more
+            endings.end_unheld(row, endings.canceled(row.cancel_reason), now=timezone.now())

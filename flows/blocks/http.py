@@ -289,8 +289,10 @@ def _unexpected(method: str, url: str, response: "GuardedResponse", body: JSON) 
     shown = body if isinstance(body, str) else json.dumps(body, ensure_ascii=False) if body is not None else ""
     if isinstance(body, dict) and set(body) == {"base64", "contentType", "size"}:
         shown = f"{body['size']} bytes of {body['contentType']}"
+    if len(shown) > SHOWN_BODY:
+        shown = f"{shown[:SHOWN_BODY]}..."  # so marked, what a secret was cut down to is found and hidden as well
     return BlockError(
-        f"{answer}: {shown[:SHOWN_BODY]}" if shown else f"{answer}.",
+        f"{answer}: {shown}" if shown else f"{answer}.",
         code="unexpected_status",
         retryable=status in RETRYABLE_STATUSES,
         repeat_is_safe=status in REFUSED_STATUSES,

@@ -4,12 +4,12 @@ A package adds one by an entry point of the group `bloxserver.blocks` whose valu
 of its own, as in `acme.translate`; `blox.` is ours.
 """
 
-import difflib
 import functools
 import logging
 import re
 from importlib.metadata import EntryPoint, entry_points
 
+from bloxserver.core.words import closest
 from flows.blocks.base import Block, BlockConfig
 from flows.blocks.branch import Branch
 from flows.blocks.calculate import Calculate
@@ -74,8 +74,8 @@ def nearest(handler: str) -> str | None:
     names = {known: known for known in catalogue()}
     names |= {known.rpartition(".")[2]: known for known in reversed(catalogue())}
     for wanted in (handler.lower(), handler.lower().rpartition(".")[2]):
-        if close := difflib.get_close_matches(wanted, names, n=1, cutoff=0.6):
-            return names[close[0]]
+        if close := closest(wanted, names):
+            return names[close]
     return None
 
 

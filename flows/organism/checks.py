@@ -1,9 +1,9 @@
 """Gathers what is wrong with an organism, and reads single values out of it with their types and limits checked."""
 
-import difflib
 from collections.abc import Collection, Iterable
 from typing import Any
 
+from bloxserver.core.words import closest
 from flows.organism.nodes import Document, Mark, Node, Path, path_text
 from flows.organism.spec import Problem
 
@@ -17,8 +17,8 @@ def kind_of(value: Any) -> str:
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """` Did you mean "total"?`, or nothing."""
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
-    return f' Did you mean "{close[0]}"?' if close else ""
+    close = closest(name, known)
+    return f' Did you mean "{close}"?' if close else ""
 
 
 class Findings:

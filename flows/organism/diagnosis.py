@@ -1,10 +1,10 @@
 """Says what is wrong with an expression in words that its author can act on: which name is missing, and the nearest one."""
 
-import difflib
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from bloxserver.core.words import closest
 from flows.organism.cost import MAX_LOOP_ITEMS
 from flows.organism.scope import MISSING, lookup
 from flows.organism.syntax import VARIABLES, Key, Syntax
@@ -43,12 +43,11 @@ _ELSEWHERE = {  # what people know from other languages
 def did_you_mean(name: str, known: Iterable[str], *, fallback: str = "") -> str:
     """`; did you mean "total"?` with the nearest of the known names, or else `fallback`."""
     candidates = list(known)
-    nearest = difflib.get_close_matches(name, candidates, n=1, cutoff=0.6)
+    nearest = closest(name, candidates)
     if not nearest:
         folded = {candidate.lower().replace("-", "_"): candidate for candidate in candidates}
-        match = folded.get(name.lower().replace("-", "_"))
-        nearest = [match] if match else []
-    return f'; did you mean "{nearest[0]}"?' if nearest else fallback
+        nearest = folded.get(name.lower().replace("-", "_"))
+    return f'; did you mean "{nearest}"?' if nearest else fallback
 
 
 def _listing(names: Iterable[str], limit: int = 8) -> str:

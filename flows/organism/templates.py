@@ -5,6 +5,7 @@ says is never evaluated again, whatever braces stand in it.
 """
 
 import base64
+import html
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from flows.blocks.base import Block
 
 REDACTED = "***"
+CUT = "..."  # how a text that goes on is shown
+LONGEST_CUT_OFF = 1_000  # characters of a secret that are looked for before it; what errors show is shorter
 
 # A token of CEL that may hide a brace or a quote. A comment ends with its line, and before the placeholder's end.
 _TOKEN = re.compile(
@@ -250,43 +253,77 @@ def _matches(path: Path, pattern: tuple[str, ...]) -> bool:
 def redact(value: Any, secrets: Iterable[str]) -> Any:
     """The JSON value with every one of the secrets in its texts, keys included, replaced by ***.
 
-    Found as they are, as JSON and URLs write them, and as base64. A secret of under four characters is hidden only where
-    it is the whole text: elsewhere it would hide ordinary words.
+    Found as they are, as JSON, HTML and URLs write them, as base64 (also inside a longer text that is base64 as a whole,
+    as in an Authorization header) and where "..." cuts them short. A secret of under four characters is hidden only
+    where it is the whole text: elsewhere it would hide ordinary words.
     """
     given = [secret for secret in secrets if secret]
-    if not given:
-        return value
-    forms = {form for secret in given if len(secret) >= 4 for form in _forms(secret)}
-    ordered = sorted(forms, key=len, reverse=True)  # the longest first: one secret may hold another
-    pattern = re.compile("|".join(map(re.escape, ordered))) if ordered else None
-    return _redacted(value, pattern, {secret for secret in given if len(secret) < 4})
+    return _Redactor(given).redacted(value) if given else value
 
 
 def _forms(secret: str) -> set[str]:
     plain = secret.encode("utf-8", "replace")
-    encoded = base64.b64encode(plain).decode("ascii")
-    url_encoded = base64.urlsafe_b64encode(plain).decode("ascii")
     safe = plain.decode("utf-8")
     return {
         secret,
         json.dumps(secret)[1:-1],
         json.dumps(secret, ensure_ascii=False)[1:-1],
         repr(secret)[1:-1],
+        html.escape(secret),
         quote(safe),
         quote(safe, safe=""),
         quote_plus(safe),
-        encoded,
-        url_encoded,
+        base64.b64encode(plain).decode("ascii"),
+        base64.urlsafe_b64encode(plain).decode("ascii"),
     }
 
 
-def _redacted(value: Any, pattern: re.Pattern[str] | None, short: set[str]) -> Any:
-    if isinstance(value, str):
-        if value in short:
+def _forms_inside_base64(secret: str) -> set[str]:
+    """What the secret alone decides in the base64 of a longer text: three ways, by how many bytes stand before it."""
+    plain = secret.encode("utf-8", "replace")
+    if len(plain) < 5:  # of less, too little is left to tell it from other base64
+        return set()
+    encoders = (base64.b64encode, base64.urlsafe_b64encode)
+    return {
+        encode(bytes(before) + plain).decode("ascii")[-(-before * 8 // 6) : (before + len(plain)) * 8 // 6]
+        for before in range(3)
+        for encode in encoders
+    }
+
+
+class _Redactor:
+    def __init__(self, secrets: list[str]) -> None:
+        self.short = {secret for secret in secrets if len(secret) < 4}
+        long = [secret for secret in secrets if len(secret) >= 4]
+        self.forms = {form for secret in long for form in _forms(secret)}
+        self.inside_base64 = {form for secret in long for form in _forms_inside_base64(secret)} - self.forms
+        # The longest first: one secret may hold another. Beside the part of a base64 that is the secret's alone stands a
+        # character that it shares with its neighbour.
+        parts = [re.escape(form) for form in sorted(self.forms, key=len, reverse=True)]
+        parts += [f"[\\w+/-]?{re.escape(form)}[\\w+/-]?" for form in sorted(self.inside_base64, key=len, reverse=True)]
+        self.pattern = re.compile("|".join(parts), re.ASCII)
+
+    def redacted(self, value: Any) -> Any:
+        if isinstance(value, str):
+            return self.text(value)
+        if isinstance(value, dict):
+            return {self.text(key): self.redacted(child) for key, child in value.items()}
+        if isinstance(value, list):
+            return [self.redacted(item) for item in value]
+        return value
+
+    def text(self, text: str) -> str:
+        if text in self.short:
             return REDACTED
-        return pattern.sub(REDACTED, value) if pattern else value
-    if isinstance(value, dict):
-        return {_redacted(key, pattern, short): _redacted(child, pattern, short) for key, child in value.items()}
-    if isinstance(value, list):
-        return [_redacted(item, pattern, short) for item in value]
-    return value
+        if any(form in text for form in (*self.forms, *self.inside_base64)):  # ten times as fast as the pattern
+            text = self.pattern.sub(REDACTED, text)
+        return self.without_cut_off(text) if text.endswith(CUT) else text
+
+    def without_cut_off(self, text: str) -> str:
+        """A text that was cut short, as errors show an answer's body, may have been cut inside a secret."""
+        kept = text.removesuffix(CUT)
+        for form in self.forms:
+            for length in range(min(len(form) - 1, len(kept), LONGEST_CUT_OFF), 3, -1):
+                if kept.endswith(form[:length]):
+                    return f"{kept[:-length]}{REDACTED}{CUT}"
+        return text

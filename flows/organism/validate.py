@@ -16,6 +16,7 @@ MAX_LISTENERS = 500
 MAX_MESSAGES = 100_000
 MAX_CONCURRENCY = 10_000
 MAX_NAME = 100
+MAX_REPORTED = 500
 
 TOP_LEVEL = ("organism", "listeners")
 ORGANISM = ("name", "entry", "timeout", "max_messages", "on_failure", "concurrency")
@@ -65,9 +66,19 @@ def validate(yaml_text: str, catalogue: Mapping[str, Block] | None = None) -> Va
     findings = Findings(document)
     drafts: list[Draft] = []
     organism = _read_organism(document, findings, catalogue, drafts) if document.root else None
-    errors, warnings = findings.ordered()
+    errors, warnings = map(_bounded, findings.ordered())
     entry = organism.entry if organism else drafts[0].name if drafts else None
     return Validation(errors, warnings, _graph(drafts, entry), organism if not errors else None)
+
+
+def _bounded(problems: list[Problem]) -> list[Problem]:
+    """The first `MAX_REPORTED`, and one more that says how many are left out: a hostile text holds tens of thousands."""
+    left_out = len(problems) - MAX_REPORTED
+    if left_out <= 0:
+        return problems
+    after = problems[MAX_REPORTED]
+    more = Problem("", after.line, after.column, f"{left_out:,} more are not shown; mend these first.")
+    return [*problems[:MAX_REPORTED], more]
 
 
 def _read_organism(

@@ -60,7 +60,7 @@ def set_tier(client: Client, users: list[User], tier: str) -> Any:
 def test_the_tier_of_selected_users_is_set_and_logged(admin_client: Client, alice: User, bob: User) -> None:
     other = User.objects.create_user("other@shop.example")
     page = set_tier(admin_client, [alice, bob], "enterprise").content.decode()
-    assert "2 user(s) are now on Enterprise." in page
+    assert "2 users are now on Enterprise." in page
     assert set(User.objects.filter(tier=Tier.ENTERPRISE)) == {alice, bob}
     other.refresh_from_db()
     assert other.tier == "free"

@@ -1,10 +1,13 @@
 """Flows for the engine's tests: stored and started through the API, as a user would."""
 
+import json
+from datetime import timedelta
 from typing import Any
 
+from django.utils import timezone
 from rest_framework.test import APIClient
 
-from executions.models import Execution
+from executions.models import Execution, State
 
 
 def start(api: APIClient, listeners: str, head: str = "") -> str:
@@ -29,3 +32,26 @@ def trace(api: APIClient, execution: Execution) -> dict[str, list[dict[str, Any]
     for step in api.get(url).json()["items"]:
         by_listener.setdefault(step["listener"], []).append(step)
     return by_listener
+
+
+def wake(execution: Execution) -> None:
+    """Let the time pass for which it is parked."""
+    past = timezone.now() - timedelta(seconds=1)
+    execution.journal.filter(kind="sleep").update(value=json.dumps(past.isoformat()))
+    Execution.objects.filter(pk=execution.pk, state=State.PARKED).update(due_at=past)
+
+
+def retry_from_failed(api: APIClient, execution: Execution) -> Execution:
+    url = f"/api/v1/flows/{execution.flow_id}/executions/{execution.pk}/retry"
+    answer = api.post(url, {"from": "failed"}, format="json")
+    assert answer.status_code == 201, answer.json()
+    return Execution.objects.get(pk=answer.json()["id"])
+
+
+def result(execution: Execution) -> tuple[str, Any]:
+    """(status, output) of an execution that has ended, or (status, error code) of one that failed."""
+    execution = Execution.objects.select_related("payload").get(pk=execution.pk)
+    assert execution.state == State.ENDED, (execution.state, execution.due_at)
+    if execution.status != "success":
+        return execution.status, execution.error_code
+    return execution.status, json.loads(execution.payload.output or "null")

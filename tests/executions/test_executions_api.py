@@ -102,6 +102,8 @@ def test_filters_narrow_a_list(api: APIClient, flow: Flow, query: str, expected:
         ("until=2026-13-01", "until"),
         ("cursor=nonsense", "cursor"),
         ("cursor=%C3%A9", "cursor"),
+        # "0001-01-01T00:00:00+23:59" and an id: a moment before the first
+        ("cursor=MDAwMS0wMS0wMVQwMDowMDowMCsyMzo1OSAwMDAwMDAwMC0wMDAwLTAwMDAtMDAwMC0wMDAwMDAwMDAwMDA", "cursor"),
         ("page=0", "page"),
     ],
 )

@@ -77,7 +77,7 @@ def test_no_list_does_a_query_per_row(admin_client: Client, api: APIClient, path
 def test_the_page_of_a_flow_tells_what_is_wrong_with_it(admin_client: Client, api: APIClient) -> None:
     text = admin_client.get(page_of(make_flow(api, organismYaml=BROKEN))).content.decode()
 
-    assert "Error, line 7" in text and "nobody" in text
+    assert "Error</strong>, line 7" in text and "nobody" in text
     assert "Valid." in admin_client.get(page_of(make_flow(api))).content.decode()
 
 

@@ -411,3 +411,24 @@ def test_the_example_of_the_language_page_is_valid() -> None:
     example = page.split("```yaml\n")[1].split("```")[0]
     validation = validate(example)
     assert (validation.errors, validation.warnings) == ([], [])
+
+
+LETTERS = str.maketrans("0123456789", "abcdefghij")
+
+
+def test_a_thousand_long_unknown_names_are_each_answered_with_the_nearest() -> None:
+    """With difflib this one request kept a processor busy for 100 seconds."""
+    known = [f"{number:03}".translate(LETTERS) * 20 for number in range(400)]
+    unknown = [f"{name[:-1]}_{number}" for number, name in enumerate(known * 2)]
+    listeners = "".join(f"- {{name: {name}, handler: blox.output}}\n" for name in known)
+    last = f"- {{name: last, handler: blox.output, peers: [{', '.join(unknown)}]}}\n"
+    found = validate(f"organism: {{name: x}}\nlisteners:\n{listeners}{last}")
+    assert all("Did you mean" in problem.message for problem in found.errors[:-1])
+    assert "300 more" in found.errors[-1].message
+
+
+def test_of_very_many_errors_the_first_are_shown_and_the_rest_counted() -> None:
+    text = "organism: {name: x}\nlisteners:\n" + "".join(f"  - {{name: a{n}, nope: 1, no: 2}}\n" for n in range(400))
+    errors = validate(text).errors
+    assert len(errors) == 501
+    assert "more are not shown" in errors[-1].message

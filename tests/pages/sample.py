@@ -23,18 +23,21 @@ listeners:
     peers: [each_line]
   - name: each_line
     handler: blox.for_each
-    config: {items: "{{ payload.lines }}", each: look_up_price, max_parallel: 3}
-    peers: [look_up_price, is_large]
-  - name: look_up_price
+    config: {items: "{{ payload.lines }}", each: price_line, max_parallel: 3}
+    peers: [price_line, is_large]
+  - name: price_line
     description: Asks the price list
     handler: blox.http
     config:
+      method: PUT
       url: "WORLD/prices/{{ payload.sku }}"
+      json: "{{ payload }}"
       headers: {Authorization: "Bearer {{ secrets.SHOP_TOKEN }}"}
     peers: [line_total]
   - name: line_total
     handler: blox.transform
-    config: {value: {sku: "{{ steps.each_line }}", total: "{{ payload.status }}"}}
+    config:
+      value: {sku: "{{ payload.body.body.sku }}", total: "{{ double(payload.body.body.quantity) * 12.5 }}"}
   - name: is_large
     handler: blox.branch
     config:
@@ -65,6 +68,15 @@ listeners:
   - name: remember
     handler: blox.key_value
     config: {op: set, key: "contact:{{ payload }}", value: {seen: true, source: "crm"}, ttl: 86400}
+"""
+SLOW_PARTNER = """\
+organism:
+  name: slow-partner
+  timeout: 1
+listeners:
+  - name: ask_partner
+    handler: blox.http
+    config: {url: "WORLD/slow?s=2"}
 """
 INVOICE_PDF = """\
 organism:
@@ -148,6 +160,13 @@ class Tenant:
         execution: str = self.send("POST", f"{API}/flows/{flow}/executions/run", {"inputPayload": payload})["id"]
         return execution
 
+    def act(self, action: str, flow: str, execution: str, body: Any = None) -> None:
+        self.send("POST", f"{API}/flows/{flow}/executions/{execution}/{action}", body)
+
+    def status(self, flow: str, execution: str) -> str:
+        status: str = self.send("GET", f"{API}/flows/{flow}/executions/{execution}")["status"]
+        return status
+
     def post_to_webhook(self, flow: str, payload: Any, key: str) -> None:
         triggers = self.send("GET", f"{API}/flows/{flow}/triggers")["items"]
         url = next(trigger["webhookUrl"] for trigger in triggers if trigger["type"] == "webhook")
@@ -183,7 +202,9 @@ def _stored_values(tenant: Tenant) -> None:
     tenant.send("PUT", f"{API}/secrets/SHOP_TOKEN", {"value": "not-for-your-eyes"})
     tenant.send("PUT", f"{API}/secrets/CRM_KEY", {"value": "nor-this"})
     tenant.send("PUT", f"{API}/variables/SHOP_URL", {"value": "https://shop.example"})
-    tenant.send("PUT", f"{API}/variables/LIMITS", {"value": {"large": 100, "countries": ["DE", "FR", "JP"], "note": "x" * 90}})
+    tenant.send(
+        "PUT", f"{API}/variables/LIMITS", {"value": {"large": 100, "countries": ["DE", "FR", "JP"], "note": "x" * 90}}
+    )
 
 
 def _run_alices(alice: Tenant, world: str, repeat: int) -> None:
@@ -197,21 +218,31 @@ def _run_alices(alice: Tenant, world: str, repeat: int) -> None:
     crm = alice.flow("CRM sync", CRM_SYNC.replace("WORLD", world), webhook("CRM contact changed"))
     invoices = alice.flow("Invoices", INVOICE_PDF.replace("WORLD", world), webhook("Invoice due"))
     reminders = alice.flow("Trial reminder", REMINDER)
+    partner = alice.flow("Partner stock", SLOW_PARTNER.replace("WORLD", world))
     alice.flow("Support triage", BAD_DRAFT, started=False, description="A draft that still has errors.")
     for number in range(repeat):
         for order in range(6):
             lines = [{"sku": f"SKU-{order}{line}", "quantity": line + 1} for line in range(order % 4)]
             payload = {"id": f"A-{number}{order}", "customer": "Ada", "lines": lines}
             alice.post_to_webhook(orders, payload, f"order-{number}-{order}")
-        alice.run(orders, {"id": "broken"})
+        lines = [{"sku": "SKU-90", "quantity": 1}, {"sku": "SKU-91", "quantity": "a dozen"}]
+        alice.post_to_webhook(orders, {"id": f"A-{number}9", "customer": "Grace", "lines": lines}, f"order-{number}-9")
+        alice.run(orders, {"id": f"A-{number}8"})
+        alice.run(partner, {})
         alice.run(crm, {"email": f"ada{number}@shop.example"})
         alice.run(crm, {"email": f"grace{number}@shop.example"})
         alice.run(invoices, {"invoice": f"2026-{number:03}", "text": "A long text about the invoice. " * 30})
         alice.run(reminders, {"customer": "Ada"})
+    alice.act("cancel", reminders, alice.run(reminders, {"customer": "Grace"}))
+    failed = alice.run(invoices, {"invoice": "2026-999", "text": "Short"})
+    wait_until(lambda: alice.status(invoices, failed) == "error")
+    alice.act("retry", invoices, failed, {"from": "failed"})
 
 
 def _run_chens(chen: Tenant, repeat: int) -> None:
-    trucks = chen.flow("Truck positions", CLEAN_UP.replace("clean-up", "trucks"), schedule("Each minute", "* * * * *", "Asia/Tokyo"))
+    trucks = chen.flow(
+        "Truck positions", CLEAN_UP.replace("clean-up", "trucks"), schedule("Each minute", "* * * * *", "Asia/Tokyo")
+    )
     customs = chen.flow("Customs papers", CLEAN_UP.replace("clean-up", "customs"), webhook("Papers arrived"))
     for name in ("Invoices to archive", "Driver roster", "Fuel prices"):
         chen.flow(name, CLEAN_UP, schedule(f"{name}, hourly", "@hourly", "UTC"), started=name == "Fuel prices")

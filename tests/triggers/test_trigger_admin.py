@@ -49,8 +49,10 @@ def test_the_url_is_on_the_triggers_page_only(admin_client: Client, webhook: Tri
 
 
 def test_firing_makes_an_execution(admin_client: Client, webhook: Trigger) -> None:
-    assert "Done for 1 trigger." in act(admin_client, "fire_now", webhook)
-    assert Execution.objects.get().trigger_id == webhook.pk
+    page = act(admin_client, "fire_now", webhook)
+    execution = Execution.objects.get()
+    assert execution.trigger_id == webhook.pk
+    assert f'Fired execution <a href="/admin/executions/execution/{execution.pk}/change/">' in page
 
 
 def test_what_cannot_be_fired_is_told_by_name(admin_client: Client, webhook: Trigger, flow: Flow) -> None:

@@ -50,6 +50,18 @@ def test_a_403_is_an_answer_too(alice: User) -> None:
     assert (response.status_code, headers(response)) == (403, (600, 599))
 
 
+def test_who_tries_tokens_is_counted_by_address_whatever_its_headers_say(settings: Any) -> None:
+    settings.BLOX_ANONYMOUS_API_RATE = 3
+    answers = [
+        APIClient(headers={"Authorization": f"Bearer blox_{n}", "X-Forwarded-For": f"192.0.2.{n}"}).get("/api/v1/me")
+        for n in range(5)
+    ]
+    assert [answer.status_code for answer in answers] == [401, 401, 401, 429, 429]
+    assert headers(answers[3]) == (3, 0)
+    assert answers[3].json()["code"] == "rate_limit_exceeded"
+    assert 1 <= int(answers[3]["Retry-After"]) <= 60
+
+
 def test_over_the_tiers_rate_it_is_429_until_a_moment_that_it_names(free_user: User) -> None:
     client = plain_client(free_user)
     statuses = [client.get("/api/v1/me").status_code for _ in range(121)]

@@ -1,0 +1,60 @@
+"""When does a run stand still? Once nothing in it goes on by itself, no worker needs to be held."""
+
+import asyncio
+from datetime import datetime
+
+SETTLE_SECONDS = 0.02
+
+
+class Turns:
+    """Counts what goes on by itself in one run (deliveries, and what a block does for itself), and what waits."""
+
+    def __init__(self) -> None:
+        self.parked: list[tuple[str, datetime | None]] = []  # the waits as they were when the run was found idle
+        self._active = 0  # deliveries that can go on by themselves; at zero the run is idle
+        self._moves = 0  # grows with every change of the above
+        self._waits: dict[object, tuple[str, datetime | None]] = {}  # step key and moment; without one: for other steps
+        self._at_standstill = False
+        self._maybe_idle = asyncio.Event()
+
+    def take(self) -> None:
+        self._active += 1
+        self._moves += 1
+
+    def over(self) -> None:
+        self._active -= 1
+        self._moves += 1
+        if self._active == 0:
+            self._maybe_idle.set()
+
+    def begin_wait(self, key: str, until: datetime | None) -> object:
+        wait = object()
+        self._waits[wait] = (key, until)
+        return wait
+
+    def end_wait(self, wait: object) -> None:
+        del self._waits[wait]
+
+    def stop_at_standstill(self) -> None:
+        """From now on the run is idle as soon as nothing goes on, whether or not it waits for a moment."""
+        self._at_standstill = True
+        self._maybe_idle.set()
+
+    async def until_idle(self) -> None:
+        """Returns once every delivery under way waits for a moment, or, when handing back, none is under way.
+
+        It looks twice: between the end of one wait and what its block does next, a run may seem idle for an instant.
+        """
+        while True:
+            await self._maybe_idle.wait()
+            self._maybe_idle.clear()
+            moves = self._moves
+            await asyncio.sleep(SETTLE_SECONDS)
+            if self._is_idle and moves == self._moves:
+                self.parked = list(self._waits.values())
+                return
+
+    @property
+    def _is_idle(self) -> bool:
+        waits_for_moment = any(moment is not None for _, moment in self._waits.values())
+        return self._active == 0 and (waits_for_moment or self._at_standstill)

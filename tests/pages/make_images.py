@@ -1,0 +1,52 @@
+"""The pictures of the README, taken from a real server: `.venv/bin/python -m tests.pages.make_images`.
+
+It needs Chromium: on the PATH, or named in `CHROMIUM`.
+"""
+
+import sys
+
+from tests.pages.browser import Window, chromium, window
+from tests.pages.sample import fill
+from tests.pages.server import REPOSITORY, running_server
+from tests.witness import witness
+
+IMAGES = REPOSITORY / "docs" / "images"
+MAX_BYTES = 250_000
+
+
+def take(view: Window, name: str) -> None:
+    path = IMAGES / f"{name}.png"
+    view.page.screenshot(path=path)
+    if path.stat().st_size > MAX_BYTES:
+        sys.exit(f"{path.name} is larger than {MAX_BYTES:,} bytes.")
+    print(f"{path.relative_to(REPOSITORY)}: {path.stat().st_size:,} bytes")
+
+
+def take_all(view: Window) -> None:
+    view.sign_in()
+    view.open("/admin/flows/flow/")
+    take(view, "admin-flows")
+    view.open("/admin/executions/execution/?q=alice")
+    take(view, "admin-executions")
+    view.open("/admin/executions/execution/?q=Order+lines&status__exact=error&trigger_type__exact=webhook")
+    view.follow("#result_list tbody a")
+    take(view, "admin-execution")
+    page = view.authorize()
+    page.locator("#operations-tag-flows").evaluate("heading => heading.scrollIntoView()")
+    take(view, "api-docs")
+
+
+def main() -> None:
+    if chromium() is None:
+        sys.exit("There is no Chromium on the PATH; name one in CHROMIUM.")
+    IMAGES.mkdir(parents=True, exist_ok=True)
+    with witness() as world, running_server(world.host) as server:
+        fill(server, world.url, repeat=3)
+        with window(server) as view:
+            take_all(view)
+            if view.problems:
+                sys.exit("The pages have problems:\n" + "\n".join(view.problems))
+
+
+if __name__ == "__main__":
+    main()

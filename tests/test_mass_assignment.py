@@ -1,0 +1,102 @@
+"""No write takes a field that is not the caller's to write: every write endpoint is sent every field of every model."""
+
+import json
+import re
+from typing import Any
+
+import pytest
+from django.apps import apps
+from django.db import models
+from rest_framework.test import APIClient
+
+from accounts.models import User
+from flows.models import Flow
+from tests import openapi
+from tests.conftest import api_as
+from tests.test_every_endpoint import FLOWS, ORGANISM, operations, under_api, with_ids
+
+pytestmark = pytest.mark.django_db
+
+TEXT, NUMBER, MOMENT = "h0stile", 987_654, "1999-01-01T00:00:00Z"
+VALID: dict[str, dict[str, Any]] = {  # what each needs to be let through; the others need nothing
+    "createAccessToken": {"name": "CI"},
+    "createFlow": {"name": "New"},
+    "createTrigger": {"type": "webhook", "name": "Hook", "config": {}},
+    "setSecret": {"value": "v"},
+    "setVariable": {"value": "v"},
+    "validateOrganism": {"organismYaml": ORGANISM},
+}
+
+
+def hostile(field: Any, stranger: User) -> Any:
+    if field.is_relation or isinstance(field, models.UUIDField):
+        return str(stranger.pk)
+    if isinstance(field, models.BooleanField):
+        return True
+    if isinstance(field, models.IntegerField | models.FloatField):
+        return NUMBER
+    return MOMENT if isinstance(field, models.DateField) else TEXT
+
+
+def every_field(stranger: User, *, but: set[str]) -> dict[str, Any]:
+    """Each column of our models under all the names by which a careless serializer could take it."""
+    sent = {}
+    for model in apps.get_models():
+        for field in model._meta.concrete_fields:
+            head, *tail = field.attname.split("_")
+            camel = head + "".join(word.title() for word in tail)
+            for name in (field.name, field.attname, camel, camel.removesuffix("Id")):
+                sent[name] = hostile(field, stranger)
+    return {name: value for name, value in sent.items() if name not in but}
+
+
+def writable(method: str, path: str) -> set[str]:
+    content = (openapi.operation(method, path) or {}).get("requestBody", {}).get("content", {})
+    reference = content.get("application/json", {}).get("schema", {}).get("$ref", "")
+    schema = document_schema(reference.rpartition("/")[2])
+    return schema.keys() | {re.sub("([A-Z])", r"_\1", name).lower() for name in schema}
+
+
+def document_schema(name: str) -> dict[str, Any]:
+    properties: dict[str, Any] = openapi.document()["components"]["schemas"].get(name, {}).get("properties", {})
+    return properties
+
+
+def rows() -> str:
+    ours = [
+        model for model in apps.get_models() if model._meta.app_label in ("accounts", "flows", "executions", "triggers")
+    ]
+    return "\n".join(f"{model.__name__} {values}" for model in ours for values in model._default_manager.values())
+
+
+@pytest.fixture
+def ids(api: APIClient, alice: User) -> dict[str, str]:
+    flow = api.post(FLOWS, {"name": "Hers", "organismYaml": ORGANISM}, format="json").json()["id"]
+    assert api.post(f"{FLOWS}/{flow}/start").status_code == 200
+    trigger = {"type": "webhook", "name": "Hook", "config": {}}
+    made = api.post(f"{FLOWS}/{flow}/triggers", trigger, format="json").json()["id"]
+    execution = api.post(f"{FLOWS}/{flow}/executions/run", {}, format="json").json()["id"]
+    return {"flowId": flow, "triggerId": made, "executionId": execution}
+
+
+@pytest.mark.parametrize(
+    ("method", "path"), [param for param in under_api() if param.values[0] in ("POST", "PUT", "PATCH")]
+)
+def test_no_field_is_written_that_the_operation_does_not_name(
+    method: str, path: str, alice: User, bob: User, ids: dict[str, str]
+) -> None:
+    operation = next(found for at, verb, found in operations() if (at, verb) == (path, method))
+    before = (alice.tier, alice.is_staff, alice.is_superuser, alice.password)
+    owner = Flow.objects.get(pk=ids["flowId"]).user_id
+    valid = VALID.get(operation["operationId"], {})
+    body = {**every_field(bob, but=writable(method, path)), **valid}
+    answer = api_as(alice).generic(method, with_ids(path, ids), json.dumps(body), "application/json")
+    assert answer.status_code < 500
+    if operation["operationId"] != "retryExecution":  # which has not ended
+        assert answer.status_code in (200, 201), answer.content
+    found = "\n".join(line for line in rows().splitlines() if bob.email not in line)
+    for mark in (TEXT, str(bob.pk), repr(bob.pk), str(NUMBER), "(1999, 1, 1", "1999-01-01"):
+        assert mark not in found, f"{mark} was written: {found[max(0, found.index(mark) - 200) :][:300]}"
+    alice.refresh_from_db()
+    assert (alice.tier, alice.is_staff, alice.is_superuser, alice.password) == before
+    assert Flow.objects.get(pk=ids["flowId"]).user_id == owner
