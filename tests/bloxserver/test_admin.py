@@ -6,6 +6,7 @@ import pytest
 from django.apps import apps
 from django.contrib import admin
 from django.db import connection
+from django.db.models import Model
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
@@ -20,8 +21,8 @@ MODELS = [model for app in APPS for model in apps.get_app_config(app).get_models
 
 
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: model.__name__)
-def test_every_model_is_registered_with_search_and_filters(model: type) -> None:
-    registered = admin.site.get_model_admin(model)  # type: ignore[arg-type]
+def test_every_model_is_registered_with_search_and_filters(model: type[Model]) -> None:
+    registered: admin.ModelAdmin[Model] = admin.site.get_model_admin(model)
     assert registered.search_fields
     assert registered.search_help_text
     assert registered.list_filter
