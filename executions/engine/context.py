@@ -237,5 +237,4 @@ def _output_of(child: Execution) -> Any:
     raise BlockError(
         f"The execution {child.pk} that it called ended as {child.status}: {child.error_message}",
         code="called_flow_failed",
-        retryable=False,
     )

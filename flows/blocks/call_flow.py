@@ -32,7 +32,8 @@ class CallFlow(Block):
         return Effects.OURS
 
     async def run(self, ctx: Context, config: CallFlowConfig, payload: JSON) -> JSON:
-        execution_id = await ctx.start_flow(config.flow, payload)
+        # By attempt: a listener with a `retry` wants the flow called again, not the same failure once more.
+        execution_id = await ctx.start_flow(config.flow, payload, position=f"start {ctx.attempt}")
         if not config.wait:
             return {"executionId": str(execution_id)}
         return await ctx.wait_for_execution(execution_id)

@@ -457,3 +457,17 @@ def test_a_cancelled_wait_is_seen_by_a_stream_that_has_seen_the_wait(api: APICli
     step = execution.steps.get()
     assert (step.status, step.error_code) == ("error", "canceled")
     assert step.number > seen
+
+
+def test_a_retry_of_call_flow_calls_the_flow_anew(api: APIClient, drain: Drain, world: Witness) -> None:
+    child = start(api, f'  - {{name: fetch, handler: blox.http, config: {{url: "{world.url}/status/404"}}}}\n')
+    parent = start(
+        api,
+        f"  - {{name: call, handler: blox.call_flow, config: {{flow: {child}}}, "
+        "retry: {max_attempts: 2, backoff: 1, max_delay: 0.1}}\n",
+    )
+    execution = run(api, parent)
+    drain()
+    drain()
+    assert failure(execution)[:2] == ("error", "called_flow_failed")
+    assert Execution.objects.filter(flow_id=child).count() == 2
