@@ -100,12 +100,14 @@ def replay_delivery(*, delivery: Delivery, now: datetime) -> Execution:
             _require_replayable(row)
             if not trigger.enabled:
                 raise TriggerDisabled(f'The trigger "{trigger.name}" is disabled; enable it first.')
-            execution = fire_webhook(trigger, now=now, method=row.method, **json_text.loads(row.request))
-            row.execution_id, row.replayed_at = execution.pk, now
-            row.save(update_fields=["execution_id", "replayed_at"])
+
+            def record(execution: Execution) -> None:
+                row.execution_id, row.replayed_at = execution.pk, now
+                row.save(update_fields=["execution_id", "replayed_at"])
+
+            return fire_webhook(trigger, now=now, method=row.method, **json_text.loads(row.request), record=record)
     except IntegrityError as error:
         raise NotReplayable("Its sender has sent it again since, and that delivery was accepted.") from error
-    return execution
 
 
 def release_deliveries(*, now: datetime) -> int:

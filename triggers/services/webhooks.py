@@ -1,13 +1,13 @@
 """Webhooks: who may call, and a call that becomes one execution however often it is sent."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from django.db import IntegrityError, transaction
+from django.db import IntegrityError
 
 from bloxserver.core.errors import DomainError, NotFound
 from executions.models import Execution
@@ -128,9 +128,16 @@ def key_of(call: Call) -> str | None:
 
 
 def fire_webhook(
-    trigger: Trigger, *, payload: str, method: str, headers: Mapping[str, str], query: Mapping[str, Any], now: datetime
+    trigger: Trigger,
+    *,
+    payload: str,
+    method: str,
+    headers: Mapping[str, str],
+    query: Mapping[str, Any],
+    now: datetime,
+    record: Callable[[Execution], None],
 ) -> Execution:
-    """The execution of a call. Raises what acceptance raises."""
+    """The execution of a call, with what `record` writes. Raises what acceptance raises."""
     return accept_execution(
         flow=trigger.flow,
         trigger_type=trigger.type,
@@ -139,20 +146,14 @@ def fire_webhook(
         payload=payload,
         trigger=context(now=now, method=method, headers=dict(headers), query=dict(query)),
         now=now,
+        record=record,
     )
 
 
 def _accept(trigger: Trigger, call: Call, key: str | None, fingerprint: str, *, now: datetime) -> Execution:
     """The flow's row is locked before the ledger is written, the order in which a trigger is deleted too."""
-    with transaction.atomic():
-        execution = fire_webhook(
-            trigger,
-            payload=call.payload,
-            method=call.origin.method,
-            headers=call.headers,
-            query=call.query,
-            now=now,
-        )
+
+    def record(execution: Execution) -> None:
         Delivery(
             trigger=trigger,
             received_at=now,
@@ -165,7 +166,16 @@ def _accept(trigger: Trigger, call: Call, key: str | None, fingerprint: str, *, 
             held=key is not None,
             execution_id=execution.pk,
         ).save(force_insert=True)
-    return execution
+
+    return fire_webhook(
+        trigger,
+        payload=call.payload,
+        method=call.origin.method,
+        headers=call.headers,
+        query=call.query,
+        now=now,
+        record=record,
+    )
 
 
 def receipt_of(trigger: Trigger, key: str, *, now: datetime) -> Delivery | None:
