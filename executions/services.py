@@ -64,9 +64,9 @@ def accept_execution(
     """Commit one execution of the flow's deployed version (or of its draft) and ring the bell.
 
     `payload` is JSON text; `trigger` is what expressions see as `trigger`; `listener` tests that one listener of the
-    draft alone; `record` writes what has to be committed with the execution. Raises `FlowNotRunning` (409), `UsageLimitExceeded` (402), `PayloadTooLarge` (413), `OrganismInvalid`
-    and `UnknownListener` (400, drafts), `CallTooDeep` (400), and `django.db.IntegrityError` where (`trigger_id`,
-    `scheduled_for`) has been fired.
+    draft alone; `record` writes what has to be committed with the execution. Raises `FlowNotRunning` (409),
+    `UsageLimitExceeded` (402), `PayloadTooLarge` (413), `OrganismInvalid` and `UnknownListener` (400, drafts),
+    `CallTooDeep` (400), and `django.db.IntegrityError` where (`trigger_id`, `scheduled_for`) has been fired.
 
     Safe under concurrency: the month's cap by a conditional update of the budget row, one firing a moment by a unique
     constraint, a stop at the same time by the flow's row lock, which firings share.

@@ -175,6 +175,15 @@ def test_a_clock_that_is_set_back_changes_no_row(schedule: Schedule) -> None:
     assert outcomes() == [(first, "fired")]
 
 
+def test_a_moment_that_is_missed_twice_is_missed_once(schedule: Schedule) -> None:
+    trigger = schedule("0 * * * *", catchUp="none")
+    first = due_at(trigger)
+    for _ in range(2):
+        tick(now=first + 2 * MINUTE)
+        Trigger.objects.update(next_fire_at=first, next_moment=first)  # a clock that was set back
+    assert outcomes() == [(first, "missed")]
+
+
 def test_a_tick_that_fails_leaves_neither_row_nor_execution(
     schedule: Schedule, monkeypatch: pytest.MonkeyPatch
 ) -> None:
