@@ -26,6 +26,7 @@ class LedgerAdmin(LargeTableAdmin):
     """Rows that the triggers write of themselves. Newest first by primary key, which is ordered by time."""
 
     ordering = ("-id",)
+    search_fields = ("trigger__name",)  # shows the box; what it finds, get_search_results says
     list_select_related = ("trigger__flow",)
     readonly_fields: ClassVar[tuple[str, ...]] = ("flow", "execution")
 
