@@ -4,6 +4,7 @@ Accepted means it will run: the row is committed before anybody is told, and a w
 """
 
 import time
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -58,13 +59,14 @@ def accept_execution(
     draft: bool = False,
     listener: str = "",
     parent: Execution | None = None,
+    record: Callable[[Execution], None] | None = None,
 ) -> Execution:
     """Commit one execution of the flow's deployed version (or of its draft) and ring the bell.
 
     `payload` is JSON text; `trigger` is what expressions see as `trigger`; `listener` tests that one listener of the
-    draft alone. Raises `FlowNotRunning` (409), `UsageLimitExceeded` (402), `PayloadTooLarge` (413), `OrganismInvalid`
-    and `UnknownListener` (400, drafts), `CallTooDeep` (400), and `django.db.IntegrityError` where (`trigger_id`,
-    `scheduled_for`) has been fired.
+    draft alone; `record` writes what has to be committed with the execution. Raises `FlowNotRunning` (409),
+    `UsageLimitExceeded` (402), `PayloadTooLarge` (413), `OrganismInvalid` and `UnknownListener` (400, drafts),
+    `CallTooDeep` (400), and `django.db.IntegrityError` where (`trigger_id`, `scheduled_for`) has been fired.
 
     Safe under concurrency: the month's cap by a conditional update of the budget row, one firing a moment by a unique
     constraint, a stop at the same time by the flow's row lock, which firings share.
@@ -77,7 +79,7 @@ def accept_execution(
         version_id = _draft_version(flow) if draft else _deployed_version(flow)
         if listener and listener not in (names := load_organism(version_id).listeners):
             raise UnknownListener(f'There is no listener "{listener}"; the draft has: {", ".join(names)}.')
-        return _insert(
+        execution = _insert(
             Execution(
                 user_id=flow.user_id,
                 flow=flow,
@@ -98,6 +100,9 @@ def accept_execution(
             ),
             now=now,
         )
+        if record is not None:
+            record(execution)
+    return execution
 
 
 def _insert(execution: Execution, payload: ExecutionPayload, *, now: datetime) -> Execution:

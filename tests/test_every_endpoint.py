@@ -172,7 +172,8 @@ def executions(call: Caller, public: Caller, flow: str, drain: Drain) -> None:
 def triggers(call: Caller, public: Caller, flow: str, drain: Drain) -> None:
     all_of_it = f"{FLOWS}/{flow}/triggers"
     schedule = {"cron": "*/5 * * * *", "timezone": "Europe/Berlin"}
-    call(201, "POST", all_of_it, {"type": "schedule", "name": "Often", "config": schedule})
+    often = call(201, "POST", all_of_it, {"type": "schedule", "name": "Often", "config": schedule})
+    call(200, "GET", f"{all_of_it}/{often['id']}/moments?outcome=fired")
     webhook = call(201, "POST", all_of_it, {"type": "webhook", "name": "Hook", "config": {}})
     one = f"{all_of_it}/{webhook['id']}"
     call(200, "GET", f"{all_of_it}?type=webhook&search=hook")
@@ -189,6 +190,11 @@ def triggers(call: Caller, public: Caller, flow: str, drain: Drain) -> None:
     drain()
     call(200, "PATCH", one, {"config": {"respond": "result", "wait": 1}})
     assert public(200, "POST", f"/webhooks/{token}", {"n": 2}, **key) == {"got": {"n": 2}}
+    call(200, "PATCH", one, {"enabled": False})
+    public(404, "POST", f"/webhooks/{token}", {"n": 4})
+    call(200, "PATCH", one, {"enabled": True})
+    (refused,) = call(200, "GET", f"{one}/deliveries?verdict=disabled")["items"]
+    call(201, "POST", f"{one}/deliveries/{refused['id']}/replay")
     call(204, "DELETE", one)
 
 

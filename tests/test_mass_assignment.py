@@ -14,6 +14,7 @@ from flows.models import Flow
 from tests import openapi
 from tests.conftest import api_as
 from tests.test_every_endpoint import FLOWS, ORGANISM, operations, under_api, with_ids
+from triggers.models import Delivery
 
 pytestmark = pytest.mark.django_db
 
@@ -76,7 +77,15 @@ def ids(api: APIClient, alice: User) -> dict[str, str]:
     trigger = {"type": "webhook", "name": "Hook", "config": {}}
     made = api.post(f"{FLOWS}/{flow}/triggers", trigger, format="json").json()["id"]
     execution = api.post(f"{FLOWS}/{flow}/executions/run", {}, format="json").json()["id"]
-    return {"flowId": flow, "triggerId": made, "executionId": execution}
+    refused = Delivery.objects.create(
+        trigger_id=made,
+        verdict="disabled",
+        method="POST",
+        size=2,
+        held=True,
+        request='{"headers": {}, "query": {}, "payload": "{}"}',
+    )
+    return {"flowId": flow, "triggerId": made, "executionId": execution, "deliveryId": str(refused.pk)}
 
 
 @pytest.mark.parametrize(

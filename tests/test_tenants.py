@@ -28,6 +28,7 @@ from executions.pagination import _cursor_at as cursor_at
 from executions.tickets import issue_ticket
 from flows.services import create_flow, set_secret, set_variable, start_flow
 from tests.executions.factories import NOON, make_execution, make_step
+from triggers.models import Delivery, Moment
 from triggers.services import create_trigger
 
 pytestmark = pytest.mark.django_db
@@ -118,6 +119,9 @@ ROUTES: dict[str, Route] = {
     TRIGGER: Route(bodies={"PATCH": {"enabled": False}}),
     f"{TRIGGER}/regenerate-token": Route(),
     f"{TRIGGER}/fire": Route(bodies={"POST": {"payload": 1}}),
+    f"{TRIGGER}/deliveries": Route(),
+    f"{TRIGGER}/deliveries/<uuid:delivery_id>/replay": Route(),
+    f"{TRIGGER}/moments": Route(),
 }
 # Open to all: they show nobody's rows, or those of whoever the secret in the path or the signature names.
 PUBLIC = {"", "api/schema", "api/docs", "webhooks/clerk", "webhooks/<str:token>", "webhooks/<str:token>/test"}
@@ -147,6 +151,13 @@ class Belongings:
         start_flow(flow=flow, by=user)
         webhook = create_trigger(flow=flow, type="webhook", name=f"{word} hook", config={}, now=now)
         execution = make_execution(flow, input={"in": f"{word}-input"}, output=f"{word}-output", trigger_id=webhook.pk)
+        delivery = Delivery.objects.create(
+            trigger=webhook, verdict="disabled", method="POST", size=2, reason=f"{word}-reason", held=True,
+            request=json.dumps({"headers": {}, "query": {}, "payload": f'"{word}-request"'}),
+        )  # fmt: skip
+        Moment.objects.create(
+            trigger=webhook, moment=NOON, outcome="fired", lateness=0, execution_id=execution.pk, reason=f"{word}-why"
+        )
         step = make_step(execution, 1, word, output=f"{word}-step")
         token, secret = create_access_token(user=user, name=f"{word} token")
         for where in (None, flow):
@@ -159,6 +170,7 @@ class Belongings:
             "execution_id": execution.pk,
             "step_id": step.pk,
             "trigger_id": webhook.pk,
+            "delivery_id": delivery.pk,
             "number": 1,
         }
         self.token, self.webhook = secret, webhook.webhook_token or ""

@@ -21,6 +21,8 @@ from bloxserver.core.words import closest
 
 MAX_LENGTH = 100  # characters; a real expression has about twenty
 MAX_JITTER = 3600  # seconds
+ZERO, HOUR = timedelta(0), timedelta(hours=1)
+QUARTER = 900  # seconds
 ALIASES = {
     "@hourly": "0 * * * *",
     "@daily": "0 0 * * *",
@@ -32,6 +34,40 @@ ALIASES = {
 }
 
 
+class _Walk(CronSim):
+    """cronsim's walk, mended where clocks change by other than whole hours, or not at a whole hour.
+
+    On Lord Howe Island they change by thirty minutes: there it lost 02:45 of `45 * * * *`, and half an hour of
+    `* 3 * * *`. On Chatham they change at 02:45: there, in autumn, `* 3 * * *` came back to its first moments for ever.
+    """
+
+    dt: datetime
+
+    def tick(self, seconds: int = 1) -> None:
+        """A leap over a change of other than whole hours ends at it, so that what follows it is looked at too."""
+        before = self.dt
+        super().tick(seconds)
+        if before.utcoffset() is None or self._changed(before) % HOUR == ZERO:
+            return
+        self.dt = before
+        while self._changed(before) == ZERO:
+            super().tick(min(60, seconds))
+
+    def advance_hour(self) -> bool:
+        """Onward by quarters of an hour, at which all changes are; cronsim goes back to the full hour first."""
+        if self.dt.tzinfo in (None, UTC):
+            return super().advance_hour()
+        if self.dt.hour in self.hours:
+            return False
+        today = self.dt.day
+        while self.dt.hour not in self.hours and self.dt.day == today:  # on another day all is to be looked at again
+            self.tick(seconds=QUARTER - (self.dt.minute * 60 + self.dt.second) % QUARTER)
+        return True
+
+    def _changed(self, before: datetime) -> timedelta:
+        return (self.dt.utcoffset() or ZERO) - (before.utcoffset() or ZERO)
+
+
 @dataclass(frozen=True, slots=True)
 class Schedule:
     """A valid cron expression in a time zone, made by `parse`."""
@@ -41,7 +77,7 @@ class Schedule:
 
     def after(self, moment: datetime) -> Iterator[datetime]:
         """The moments after `moment`, in order, without end."""
-        for local in CronSim(self.cron, moment.astimezone(self.zone)):
+        for local in _Walk(self.cron, moment.astimezone(self.zone)):
             found = local.astimezone(UTC)
             # In the second pass of a repeated hour cronsim offers the first pass again: that is past.
             if found > moment:

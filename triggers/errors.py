@@ -1,6 +1,6 @@
 """Why a trigger is not stored, or does not fire. Each becomes an `ApiError` with this code and status."""
 
-from bloxserver.core.errors import Conflict, DomainError, InvalidInput
+from bloxserver.core.errors import Conflict, DomainError, InvalidInput, NotFound
 
 
 class InvalidTriggerConfig(InvalidInput):
@@ -18,6 +18,14 @@ class TriggerDisabled(Conflict):
 
 class NotAWebhook(Conflict):
     code = "not_a_webhook"
+
+
+class WebhookOff(NotFound):
+    """`reason` is for the owner: to the caller it is not found."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__("Not found.")
+        self.reason = reason
 
 
 class UnreadableBody(DomainError):
@@ -40,6 +48,24 @@ class InvalidIdempotencyKey(DomainError):
 class IdempotencyKeyReused(DomainError):
     code = "idempotency_key_reused"
     status = 422
+
+
+class BadSignature(DomainError):
+    """A call that is not signed as the webhook's config says.
+
+    `reason` is for the webhook's owner, where it says more than the caller may know.
+    """
+
+    code = "bad_signature"
+    status = 401
+
+    def __init__(self, message: str, *, reason: str = "") -> None:
+        super().__init__(message)
+        self.reason = reason or message
+
+
+class NotReplayable(Conflict):
+    code = "not_replayable"
 
 
 class MethodNotAllowed(DomainError):

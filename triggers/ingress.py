@@ -1,7 +1,8 @@
 """The public side of webhooks. Plain Django views: a call costs a handful of queries and little else."""
 
 from collections.abc import Callable
-from functools import wraps
+from datetime import datetime
+from functools import cached_property, wraps
 
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse, JsonResponse
@@ -11,7 +12,7 @@ from rest_framework.exceptions import Throttled
 
 from billing.services import api_requests_per_minute, limits_of
 from bloxserver.api.errors import api_error_of, error_response
-from bloxserver.api.throttling import limiter
+from bloxserver.api.throttling import client_address, limiter
 from bloxserver.core import json_text
 from bloxserver.core.streams import StreamsBusy, acquire_stream_slot
 from executions.services import wait_for_end
@@ -20,13 +21,24 @@ from triggers import bodies, replies
 from triggers.config import WebhookConfig, read_config
 from triggers.errors import BodyTooLarge, EncodedBody, MethodNotAllowed, UnreadableBody
 from triggers.models import Trigger
-from triggers.services import Delivery, accept_webhook, find_webhook
-from triggers.services.webhooks import Acceptance
+from triggers.services import (
+    Acceptance,
+    Call,
+    Origin,
+    accept_webhook,
+    find_webhook,
+    record_duplicate,
+    record_refusal,
+    require_enabled,
+    verify_signature,
+)
 
 View = Callable[[HttpRequest, str], HttpResponse]
 
 # Credentials of the caller, which a flow has no business with.
 PRIVATE_HEADERS = frozenset({"authorization", "cookie", "proxy-authorization"})
+MAX_SIZE = 2**63 - 1  # of a claimed body, which the ledger can hold
+DATABASE_AWAY = 503
 
 
 def _answering_errors(view: View) -> View:
@@ -46,16 +58,16 @@ def _answering_errors(view: View) -> View:
 
 @_answering_errors
 def receive(request: HttpRequest, token: str) -> HttpResponse:
-    """One call of a webhook: an execution, answered with 202 at once or with its result."""
-    trigger = find_webhook(token)
-    config = read_config(trigger.type, trigger.config)
-    assert isinstance(config, WebhookConfig)
-    if request.method not in config.methods:
-        allowed = ", ".join(config.methods)
-        raise MethodNotAllowed(f"This webhook takes {allowed}, not {request.method}.", headers={"Allow": allowed})
-    _throttle(request, trigger)
-    acceptance = accept_webhook(trigger=trigger, delivery=_delivery(request), now=timezone.now())
-    response = _reply(trigger, config, acceptance)
+    """One call of a webhook: an execution, answered with 202 at once or with its result.
+
+    Whatever becomes of it, it is in the ledger of the trigger, unless the database is away.
+    """
+    incoming = _Incoming(request, find_webhook(token), timezone.now())
+    try:
+        acceptance = _accept(incoming)
+    except Exception as exception:
+        return _refuse(incoming, exception)
+    response = _reply(incoming.trigger, incoming.config, acceptance)
     if acceptance.replayed:
         response["Idempotent-Replayed"] = "true"
     return response
@@ -65,6 +77,7 @@ def receive(request: HttpRequest, token: str) -> HttpResponse:
 def test(request: HttpRequest, token: str) -> HttpResponse:
     """Whether this URL is a webhook's, and of which flow. Fires nothing."""
     trigger = find_webhook(token)
+    require_enabled(trigger)
     if request.method != "GET":
         raise MethodNotAllowed(f"This path takes GET, not {request.method}.", headers={"Allow": "GET"})
     flow: Flow = trigger.flow
@@ -80,31 +93,92 @@ def _throttle(request: HttpRequest, trigger: Trigger) -> None:
         raise Throttled(wait=rate_limit.retry_after)
 
 
-def _delivery(request: HttpRequest) -> Delivery:
-    body = _body(request)
-    headers = {name.lower(): value for name, value in request.headers.items() if name.lower() not in PRIVATE_HEADERS}
-    payload = bodies.payload_of(body, headers.get("content-type", ""))
-    return Delivery(
-        method=request.method or "",
-        headers=headers,
-        query=bodies.grouped((name, value) for name, values in request.GET.lists() for value in values),
-        query_string=request.META.get("QUERY_STRING", ""),
-        payload=payload,
-        stripe_event=_stripe_event(payload) if "stripe-signature" in headers else "",
-    )
+class _Incoming:
+    """A call as it comes in: read and verified when that is first asked for."""
+
+    def __init__(self, request: HttpRequest, trigger: Trigger, now: datetime) -> None:
+        self.request, self.trigger, self.now = request, trigger, now
+
+    @cached_property
+    def config(self) -> WebhookConfig:
+        config = read_config(self.trigger.type, self.trigger.config)
+        assert isinstance(config, WebhookConfig)
+        return config
+
+    @property
+    def origin(self) -> Origin:
+        """Also of a call whose body has not been read: then its size is what it claims."""
+        read = getattr(self.request, "_body", None)
+        size = min(_content_length(self.request) or 0, MAX_SIZE) if read is None else len(read)
+        return Origin(method=self.request.method or "", size=size, address=client_address(self.request))
+
+    @cached_property
+    def call(self) -> Call:
+        """Raises `DomainError` for a body that is too large, not signed as the config says, or unreadable."""
+        request = self.request
+        body = _body(request)
+        headers = {name.lower(): value for name, value in request.headers.items()}
+        if self.config.signature is not None:
+            verify_signature(self.trigger, self.config.signature, headers=headers, body=body, now=self.now)
+        payload = bodies.payload_of(body, headers.get("content-type", ""))
+        return Call(
+            origin=self.origin,
+            headers={name: value for name, value in headers.items() if name not in PRIVATE_HEADERS},
+            query=bodies.grouped((name, value) for name, values in request.GET.lists() for value in values),
+            query_string=request.META.get("QUERY_STRING", ""),
+            payload=payload,
+            stripe_event=_stripe_event(payload) if "stripe-signature" in headers else "",
+        )
+
+
+def _accept(incoming: _Incoming) -> Acceptance:
+    require_enabled(incoming.trigger)
+    method, methods = incoming.request.method, incoming.config.methods
+    if method not in methods:
+        allowed = ", ".join(methods)
+        raise MethodNotAllowed(f"This webhook takes {allowed}, not {method}.", headers={"Allow": allowed})
+    _throttle(incoming.request, incoming.trigger)
+    acceptance = accept_webhook(trigger=incoming.trigger, call=incoming.call, now=incoming.now)
+    if acceptance.replayed:
+        record_duplicate(
+            trigger=incoming.trigger, call=incoming.call, execution_id=acceptance.execution_id, now=incoming.now
+        )
+    return acceptance
+
+
+def _refuse(incoming: _Incoming, exception: Exception) -> HttpResponse:
+    error = api_error_of(exception, incoming.request)
+    if error.status != DATABASE_AWAY:
+        record_refusal(
+            trigger=incoming.trigger,
+            origin=incoming.origin,
+            status=error.status,
+            code=error.code,
+            reason=getattr(exception, "reason", "") or error.message,
+            read=lambda: incoming.call,
+            now=incoming.now,
+        )
+    return error_response(error)
 
 
 def _body(request: HttpRequest) -> bytes:
     """The raw body. Raises `EncodedBody` (415) and `BodyTooLarge` (413), the latter before it has been read."""
     if request.headers.get("Content-Encoding", "identity").strip().lower() not in ("", "identity"):
         raise EncodedBody("A body with a Content-Encoding is not read here; send it uncompressed.")
-    limit = settings.WEBHOOK_MAX_BYTES
-    length = request.META.get("CONTENT_LENGTH") or "0"
-    if not length.isdecimal():
+    limit, length = settings.WEBHOOK_MAX_BYTES, _content_length(request)
+    if length is None:
         raise UnreadableBody("The Content-Length header is not a number.")
-    if int(length) > limit:
+    if length > limit:
         raise BodyTooLarge(f"The body is larger than {limit:,} bytes; send a link to large data instead.")
     return request.body
+
+
+def _content_length(request: HttpRequest) -> int | None:
+    """The length that the call claims; None where that is not a number."""
+    text = request.META.get("CONTENT_LENGTH") or "0"
+    if not (text.isascii() and text.isdecimal()):
+        return None
+    return int(text) if len(text) < 20 else MAX_SIZE
 
 
 def _stripe_event(payload: str) -> str:

@@ -12,7 +12,7 @@ from bloxserver.core.crypto import decrypt
 from bloxserver.core.ids import new_id
 from executions.models import TriggerType
 from flows.models import Flow
-from triggers.querysets import ReceiptQuerySet, TriggerQuerySet
+from triggers.querysets import DeliveryQuerySet, MomentQuerySet, TriggerQuerySet
 
 
 class Trigger(models.Model):
@@ -32,6 +32,7 @@ class Trigger(models.Model):
         "next fire", null=True, blank=True, editable=False, help_text="When that moment is fired: its jitter later."
     )
     created_at = models.DateTimeField("created", default=timezone.now, editable=False)
+    ledgers_pruned_at = models.DateTimeField(null=True, editable=False, help_text="When its old ledger rows last went.")
 
     objects: ClassVar[TriggerQuerySet] = TriggerQuerySet.as_manager()  # type: ignore[assignment]
     owner_path = "flow__user"
@@ -53,6 +54,7 @@ class Trigger(models.Model):
                 fields=["next_fire_at"], name="trigger_due", condition=Q(next_fire_at__isnull=False)
             ),  # the tick
             models.Index(fields=["flow", "created_at"], name="trigger_by_flow"),  # GET /flows/{id}/triggers
+            models.Index(fields=["ledgers_pruned_at"], name="trigger_pruned"),  # whose turn it is in prune_ledgers
         ]
         ordering = ["created_at", "id"]
 
@@ -77,29 +79,140 @@ class Trigger(models.Model):
         return f"{settings.BLOX_PUBLIC_URL}/webhooks/{token}" if token else None
 
 
-class Receipt(models.Model):
-    """That a webhook call with this idempotency key has been accepted, and as which execution.
+class Verdict(models.TextChoices):
+    """What became of a delivery. A `code` beside it says it more exactly."""
 
-    Kept for 72 hours. The unique constraint is what makes fifty calls at once one execution: the row is written first,
-    and whoever comes second waits for the first one's commit.
+    ACCEPTED = "accepted"
+    DUPLICATE = "duplicate"
+    FLOW_STOPPED = "flow_stopped"
+    DISABLED = "disabled"
+    OVER_LIMIT = "over_limit"
+    THROTTLED = "throttled"
+    BAD_SIGNATURE = "bad_signature"
+    KEY_REUSED = "key_reused"
+    TOO_LARGE = "too_large"
+    INVALID = "invalid"
+    METHOD_NOT_ALLOWED = "method_not_allowed"
+    FAILED = "failed"
+
+
+class Delivery(models.Model):
+    """One call of a webhook, whatever became of it. While it is `held` and has an execution, it is its key's receipt.
+
+    The row of an accepted call is committed with its execution, and that of a replayed one changed with it. The unique
+    constraint on receipts is what makes fifty calls at once with one key one execution: whoever comes second waits for
+    the first one's commit, and is a duplicate then.
     """
 
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
-    trigger = models.ForeignKey(Trigger, on_delete=models.CASCADE, related_name="receipts")
+    trigger = models.ForeignKey(Trigger, on_delete=models.CASCADE, related_name="deliveries")
+    received_at = models.DateTimeField("received", default=timezone.now)
+    verdict = models.CharField(max_length=20, choices=Verdict.choices)
+    code = models.CharField(max_length=64, blank=True, help_text="The code of the error that the caller was answered.")
+    reason = models.CharField(max_length=500, blank=True, help_text="Why it was refused, in words for the owner.")
+    address = models.GenericIPAddressField("from", null=True, blank=True)
+    method = models.CharField(max_length=16)
+    size = models.PositiveBigIntegerField(help_text="Bytes of the body; of one that was not read, what it claimed.")
     key = models.CharField(
-        max_length=300, help_text="The caller's Idempotency-Key, or a provider's name and delivery id."
+        max_length=300,
+        null=True,  # NULLs are distinct, so the constraint is about those that have one
+        blank=True,
+        help_text="The caller's Idempotency-Key, or a provider's name and delivery id.",
     )
-    fingerprint = models.CharField(max_length=64, help_text="SHA-256 of what was sent.")
-    execution_id = models.UUIDField(null=True, help_text="Empty only inside the transaction that accepts the call.")
-    created_at = models.DateTimeField(default=timezone.now)
+    fingerprint = models.CharField(max_length=64, blank=True, help_text="SHA-256 of what was sent under the key.")
+    execution_id = models.UUIDField(
+        null=True, blank=True, help_text="What it made, by itself or by a replay; of a duplicate, the first one's."
+    )
+    replayed_at = models.DateTimeField("replayed", null=True, blank=True)
+    request = models.TextField(
+        blank=True, help_text="JSON for a replay: headers, query and payload. Empty if not kept."
+    )
+    held = models.BooleanField(default=False, help_text="Its key counts and its request is kept: for 72 hours.")
+    # In a flood of refusals one row stands for many: of this verdict and code, in the minute that starts then.
+    minute = models.DateTimeField(null=True, blank=True, help_text="Set where the row stands for many calls.")
+    times = models.PositiveBigIntegerField(default=1)
 
-    objects: ClassVar[ReceiptQuerySet] = ReceiptQuerySet.as_manager()  # type: ignore[assignment]
+    objects: ClassVar[DeliveryQuerySet] = DeliveryQuerySet.as_manager()  # type: ignore[assignment]
     owner_path = "trigger__flow__user"
 
     class Meta:
-        constraints = [models.UniqueConstraint(fields=["trigger", "key"], name="receipt_key_unique")]
-        indexes = [models.Index(fields=["created_at"], name="receipt_age")]  # what has outlived its 72 hours
-        ordering = ["-created_at"]
+        verbose_name_plural = "deliveries"
+        constraints = [
+            models.UniqueConstraint(
+                fields=["trigger", "key"],
+                condition=Q(held=True, execution_id__isnull=False),
+                name="delivery_key_unique",
+            ),
+            models.UniqueConstraint(
+                fields=["trigger", "minute", "verdict", "code"],
+                condition=Q(minute__isnull=False),
+                name="delivery_flood_unique",
+            ),
+            models.CheckConstraint(condition=Q(verdict__in=Verdict.values), name="delivery_verdict_known"),
+            models.CheckConstraint(
+                condition=~Q(verdict="accepted") | Q(execution_id__isnull=False), name="delivery_accepted_has_execution"
+            ),
+        ]
+        indexes = [
+            models.Index(fields=["trigger", "-received_at", "-id"], name="delivery_list"),  # its list; prune_ledgers
+            models.Index(fields=["received_at"], name="delivery_held", condition=Q(held=True)),  # release_deliveries
+        ]
+        ordering = ["-received_at", "-id"]
 
     def __str__(self) -> str:
-        return self.key
+        return f"{self.method} {self.verdict}"
+
+    @property
+    def replayable(self) -> bool:
+        """Whether what it sent is still kept, and has made no execution yet."""
+        return self.held and self.execution_id is None
+
+
+class Outcome(models.TextChoices):
+    FIRED = "fired"
+    CAUGHT_UP = "caught_up"
+    SKIPPED = "skipped"
+    MISSED = "missed"
+    REFUSED = "refused"
+
+
+class Moment(models.Model):
+    """What became of one moment of a schedule, or of a long row of moments that were missed together.
+
+    Written by the tick in the transaction that fires and moves the schedule on.
+    """
+
+    id = models.UUIDField(primary_key=True, default=new_id, editable=False)
+    trigger = models.ForeignKey(Trigger, on_delete=models.CASCADE, related_name="moments")
+    moment = models.DateTimeField(help_text="What the cron expression names, without jitter.")
+    outcome = models.CharField(max_length=10, choices=Outcome.choices)
+    code = models.CharField(max_length=64, blank=True, help_text="The error's code, where it was refused.")
+    reason = models.CharField(max_length=500, blank=True, help_text="Why, in words.")
+    lateness = models.FloatField(help_text="Seconds from when it was due, jitter included, until this was decided.")
+    execution_id = models.UUIDField(null=True, blank=True)
+    until = models.DateTimeField(
+        null=True, blank=True, help_text="Set where the row stands for all moments from its own to this one."
+    )
+    count = models.PositiveIntegerField(
+        null=True, default=1, help_text="How many moments the row stands for; empty: more than were counted."
+    )
+    created_at = models.DateTimeField("decided", default=timezone.now)
+
+    objects: ClassVar[MomentQuerySet] = MomentQuerySet.as_manager()  # type: ignore[assignment]
+    owner_path = "trigger__flow__user"
+
+    class Meta:
+        constraints = [
+            # Also the index of its list and of prune_ledgers.
+            models.UniqueConstraint(fields=["trigger", "moment"], name="moment_unique"),
+            models.CheckConstraint(condition=Q(outcome__in=Outcome.values), name="moment_outcome_known"),
+            models.CheckConstraint(
+                condition=Q(outcome__in=("fired", "caught_up"), execution_id__isnull=False)
+                | Q(outcome__in=("skipped", "missed", "refused"), execution_id=None),
+                name="moment_fired_has_execution",
+            ),
+        ]
+        ordering = ["-moment"]
+
+    def __str__(self) -> str:
+        return f"{self.moment:%Y-%m-%d %H:%M} {self.outcome}"

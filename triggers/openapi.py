@@ -41,6 +41,7 @@ _TEST = {
     },
 }
 _ERRORS = {
+    401: "The webhook takes signed calls only, and this one's signature is not good.",
     402: "The month's executions of the flow's owner are used up.",
     405: "Not one of the webhook's methods, which `Allow` names.",
     409: "The flow is not running.",

@@ -1,14 +1,16 @@
-"""The vocabulary of filters over triggers and receipts. They compose and never write."""
+"""The vocabulary of filters over triggers and their ledgers. They compose and never write."""
 
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+from django.db.models import QuerySet
 
 from flows.querysets import OwnedQuerySet
 
 if TYPE_CHECKING:
-    from triggers.models import Receipt, Trigger  # noqa: F401
+    from triggers.models import Delivery, Moment, Trigger  # noqa: F401
 
-RECEIPTS_KEPT = timedelta(hours=72)
+DELIVERIES_HELD = timedelta(hours=72)
 
 
 class TriggerQuerySet(OwnedQuerySet["Trigger"]):
@@ -26,6 +28,35 @@ class TriggerQuerySet(OwnedQuerySet["Trigger"]):
         return self.select_related("flow__user").defer("flow__organism_yaml", "flow__canvas_state", "flow__description")
 
 
-class ReceiptQuerySet(OwnedQuerySet["Receipt"]):
+class DeliveryQuerySet(OwnedQuerySet["Delivery"]):
+    def without_request(self) -> Self:
+        """Lists never read what is kept for a replay."""
+        return self.defer("request")
+
+    def receipts(self) -> Self:
+        """Those whose key still counts."""
+        return self.filter(held=True, execution_id__isnull=False)
+
     def expired(self, now: datetime) -> Self:
-        return self.filter(created_at__lt=now - RECEIPTS_KEPT)
+        """Held longer than keys and requests are kept."""
+        return self.filter(held=True, received_at__lt=now - DELIVERIES_HELD)
+
+    def between(self, since: datetime | None, until: datetime | None) -> Self:
+        return _between(self, "received_at", since, until)
+
+
+class MomentQuerySet(OwnedQuerySet["Moment"]):
+    def between(self, since: datetime | None, until: datetime | None) -> Self:
+        return _between(self, "moment", since, until)
+
+
+Rows = TypeVar("Rows", bound="QuerySet[Any]")
+
+
+def _between(rows: Rows, field: str, since: datetime | None, until: datetime | None) -> Rows:
+    """From `since` on, before `until`."""
+    if since is not None:
+        rows = rows.filter(**{f"{field}__gte": since})
+    if until is not None:
+        rows = rows.filter(**{f"{field}__lt": until})
+    return rows

@@ -10,11 +10,12 @@ from bloxserver.api.fields import TextField
 from bloxserver.core import json_text
 from executions.models import TriggerType
 from triggers.errors import InvalidTriggerConfig
-from triggers.models import Trigger
+from triggers.models import Delivery, Moment, Outcome, Trigger, Verdict
 from triggers.services import preview
 
 CONFIG_HELP = (
-    "By type. webhook: methods, respond (accepted, result), wait. "
+    "By type. webhook: methods, respond (accepted, result), wait, "
+    "signature {scheme (github, stripe, slack, standard), secret (the name of a stored one)}. "
     "schedule: cron, timezone, overlap (queue, skip, cancel), catchUp (latest, all, none), jitter. "
     "manual: nothing. Kept key for key; an unknown key is an error."
 )
@@ -101,3 +102,71 @@ class FireSerializer(serializers.Serializer[Any]):
 class TriggerListQuerySerializer(serializers.Serializer[Any]):
     type = serializers.ChoiceField(choices=TriggerType.choices, required=False)
     search = serializers.CharField(required=False, allow_blank=True, max_length=100, help_text="In the name.")
+
+
+class DeliverySerializer(serializers.ModelSerializer[Delivery]):
+    """One call of a webhook, whatever became of it; or, where `minute` is set, the calls beyond a minute's bound."""
+
+    trigger_id = serializers.UUIDField(read_only=True)
+    replayable = serializers.BooleanField(read_only=True)
+
+    class Meta:
+        model = Delivery
+        fields = (
+            "id",
+            "trigger_id",
+            "received_at",
+            "verdict",
+            "code",
+            "reason",
+            "address",
+            "method",
+            "size",
+            "key",
+            "execution_id",
+            "replayable",
+            "replayed_at",
+            "minute",
+            "times",
+        )
+        read_only_fields = fields
+
+
+class MomentSerializer(serializers.ModelSerializer[Moment]):
+    """What became of a moment of a schedule; or, where `until` is set, of all moments from this one to that one."""
+
+    trigger_id = serializers.UUIDField(read_only=True)
+    lateness_seconds = serializers.FloatField(
+        read_only=True, source="lateness", help_text="From when it was due, jitter included, until it was decided."
+    )
+    decided_at = serializers.DateTimeField(read_only=True, source="created_at")
+
+    class Meta:
+        model = Moment
+        fields = (
+            "id",
+            "trigger_id",
+            "moment",
+            "outcome",
+            "code",
+            "reason",
+            "lateness_seconds",
+            "execution_id",
+            "until",
+            "count",
+            "decided_at",
+        )
+        read_only_fields = fields
+
+
+class _PeriodSerializer(serializers.Serializer[Any]):
+    since = serializers.DateTimeField(required=False, help_text="At this moment or later.")
+    until = serializers.DateTimeField(required=False, help_text="Before this moment.")
+
+
+class DeliveryListQuerySerializer(_PeriodSerializer):
+    verdict = serializers.ChoiceField(choices=Verdict.choices, required=False)
+
+
+class MomentListQuerySerializer(_PeriodSerializer):
+    outcome = serializers.ChoiceField(choices=Outcome.choices, required=False)

@@ -11,4 +11,5 @@ from triggers.dispatch import Job
 def tick() -> None:
     now = timezone.now()
     services.tick(now=now)
-    services.expire_receipts(now=now)
+    services.release_deliveries(now=now)
+    services.prune_ledgers(now)

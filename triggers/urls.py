@@ -3,7 +3,7 @@
 from django.urls import path
 
 from triggers import ingress
-from triggers.views import TriggerViewSet
+from triggers.views import DeliveryViewSet, MomentViewSet, TriggerViewSet
 
 _OF_FLOW = "flows/<uuid:flow_id>/triggers"
 _OF_ONE = f"{_OF_FLOW}/<uuid:trigger_id>"
@@ -17,6 +17,13 @@ urlpatterns = [
     ),
     path(f"{_OF_ONE}/regenerate-token", TriggerViewSet.as_view({"post": "regenerate_token"}), name="trigger-token"),
     path(f"{_OF_ONE}/fire", TriggerViewSet.as_view({"post": "fire"}), name="trigger-fire"),
+    path(f"{_OF_ONE}/deliveries", DeliveryViewSet.as_view({"get": "list"}), name="deliveries"),
+    path(
+        f"{_OF_ONE}/deliveries/<uuid:delivery_id>/replay",
+        DeliveryViewSet.as_view({"post": "replay"}),
+        name="delivery-replay",
+    ),
+    path(f"{_OF_ONE}/moments", MomentViewSet.as_view({"get": "list"}), name="moments"),
 ]
 
 # After the paths under /webhooks/ that have a name of their own.

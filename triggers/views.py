@@ -3,17 +3,19 @@
 from typing import Any, cast
 from uuid import UUID
 
+from django.shortcuts import get_object_or_404
 from django.utils import timezone
 from drf_spectacular.utils import extend_schema
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from accounts.models import User
 from bloxserver.api.schema import api_error
 from bloxserver.api.views import TenantViewSet
 from executions.serializers import ExecutionSerializer
 from flows.views import FlowChildMixin
 from triggers import serializers, services
-from triggers.models import Trigger
+from triggers.models import Delivery, Moment, Trigger
 from triggers.querysets import TriggerQuerySet
 
 
@@ -96,6 +98,72 @@ class TriggerViewSet(FlowChildMixin, TenantViewSet):
 
     def _answer(self, trigger: Trigger, *, status: int = 200) -> Response:
         return Response(serializers.TriggerSerializer(trigger).data, status=status)
+
+
+class LedgerViewSet(FlowChildMixin, TenantViewSet):
+    """The rows of one trigger; a trigger that is not that flow's, or that flow not the caller's, is 404."""
+
+    def get_queryset(self) -> Any:
+        rows = super().get_queryset()
+        if getattr(self, "swagger_fake_view", False):
+            return rows
+        triggers = Trigger.objects.for_user(cast(User, self.request.user)).filter(flow=self.flow)
+        trigger = get_object_or_404(triggers.only("pk"), pk=self.kwargs["trigger_id"])
+        return rows.filter(trigger=trigger)
+
+    def answer_page(self, rows: Any) -> Response:
+        return self.get_paginated_response(self.get_serializer(self.paginate_queryset(rows), many=True).data)
+
+
+class DeliveryViewSet(LedgerViewSet):
+    queryset = Delivery.objects.without_request()
+    serializer_class = serializers.DeliverySerializer
+    lookup_url_kwarg = "delivery_id"
+
+    @extend_schema(
+        operation_id="listDeliveries",
+        parameters=[serializers.DeliveryListQuerySerializer],
+        responses=serializers.DeliverySerializer(many=True),
+    )
+    def list(self, request: Request, flow_id: UUID, trigger_id: UUID) -> Response:
+        """Every call of the webhook and what became of it, the newest first."""
+        query = _checked(serializers.DeliveryListQuerySerializer(data=request.query_params))
+        rows = self.get_queryset().between(query.get("since"), query.get("until"))
+        return self.answer_page(rows.filter(verdict=query["verdict"]) if "verdict" in query else rows)
+
+    @extend_schema(
+        operation_id="replayDelivery",
+        request=None,
+        responses={
+            201: ExecutionSerializer,
+            402: api_error("The month's executions are used up."),
+            409: api_error(
+                "It was accepted, has been replayed or is not kept; or the flow is not running, or the trigger disabled."
+            ),
+        },
+    )
+    def replay(self, request: Request, flow_id: UUID, trigger_id: UUID, delivery_id: UUID) -> Response:
+        """Accept a refused delivery after all. Its content is kept for 72 hours."""
+        rows = self.get_queryset().select_related("trigger__flow__user")
+        delivery = get_object_or_404(rows, pk=delivery_id)
+        execution = services.replay_delivery(delivery=delivery, now=timezone.now())
+        return Response(ExecutionSerializer(execution).data, status=201)
+
+
+class MomentViewSet(LedgerViewSet):
+    queryset = Moment.objects.all()
+    serializer_class = serializers.MomentSerializer
+
+    @extend_schema(
+        operation_id="listMoments",
+        parameters=[serializers.MomentListQuerySerializer],
+        responses=serializers.MomentSerializer(many=True),
+    )
+    def list(self, request: Request, flow_id: UUID, trigger_id: UUID) -> Response:
+        """Every moment of the schedule and what became of it, the latest first."""
+        query = _checked(serializers.MomentListQuerySerializer(data=request.query_params))
+        rows = self.get_queryset().between(query.get("since"), query.get("until"))
+        return self.answer_page(rows.filter(outcome=query["outcome"]) if "outcome" in query else rows)
 
 
 def _checked(serializer: Any) -> dict[str, Any]:

@@ -71,17 +71,20 @@ class Limiter:
             )
             self._shared = SlidingWindowCounterRateLimiter(storage)
 
-    def hit(self, key: str, *, per_minute: int) -> RateLimit:
-        """Counts one request against `key` and tells where it stands. Never raises for Redis."""
+    def hit(self, key: str, *, per_minute: int, cost: int = 1) -> RateLimit:
+        """Counts one request (or `cost` of what is counted) against `key` and tells where it stands.
+
+        Never raises for Redis.
+        """
         if self._shared is not None and self._may_try_shared():
             try:
-                limit = _hit(self._shared, key, per_minute)
+                limit = _hit(self._shared, key, per_minute, cost)
                 self._broken_until = 0.0
                 return limit
             except (RedisError, OSError) as error:
                 logger.warning("Rate limits are counted in memory for %s s: Redis failed (%s).", BREAK_SECONDS, error)
                 self._broken_until = time.monotonic() + BREAK_SECONDS
-        return _hit(self._local, key, per_minute)
+        return _hit(self._local, key, per_minute, cost)
 
     def reset(self) -> None:
         """Forgets every count, for tests."""
@@ -99,9 +102,9 @@ class Limiter:
             return True
 
 
-def _hit(limiter: SlidingWindowCounterRateLimiter, key: str, per_minute: int) -> RateLimit:
+def _hit(limiter: SlidingWindowCounterRateLimiter, key: str, per_minute: int, cost: int) -> RateLimit:
     item = RateLimitItemPerMinute(per_minute)
-    allowed = limiter.hit(item, key)
+    allowed = limiter.hit(item, key, cost=cost)
     stats = limiter.get_window_stats(item, key)
     return RateLimit(per_minute, stats.remaining if allowed else 0, stats.reset_time, allowed)
 

@@ -1,6 +1,6 @@
 """What holds for the admin as a whole."""
 
-from datetime import date
+from datetime import date, timedelta
 
 import pytest
 from django.apps import apps
@@ -10,11 +10,12 @@ from django.db.models import Model
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
+from django.utils import timezone
 
 from accounts.models import User
 from billing.models import RunBudget
 from tests.executions.factories import make_execution, make_flow
-from triggers.models import Receipt, Trigger
+from triggers.models import Delivery, Moment, Trigger
 
 APPS = ("accounts", "billing", "flows", "executions", "triggers")
 MODELS = [model for app in APPS for model in apps.get_app_config(app).get_models()]
@@ -28,7 +29,7 @@ def test_every_model_is_registered_with_search_and_filters(model: type[Model]) -
     assert registered.list_filter
 
 
-@pytest.mark.parametrize("page", ["triggers_receipt", "billing_runbudget"])
+@pytest.mark.parametrize("page", ["triggers_delivery", "triggers_moment", "billing_runbudget"])
 def test_no_list_does_a_query_per_row(admin_client: Client, alice: User, page: str) -> None:
     trigger = Trigger.objects.create(flow=make_flow(alice), type="manual", name="By hand")
 
@@ -38,7 +39,9 @@ def test_no_list_does_a_query_per_row(admin_client: Client, alice: User, page: s
         return len(captured)
 
     def add(number: int) -> None:
-        Receipt.objects.create(trigger=trigger, key=f"key-{number}", fingerprint="f")
+        Delivery.objects.create(trigger=trigger, verdict="invalid", method="POST", size=number)
+        moment = timezone.now() + timedelta(minutes=number)
+        Moment.objects.create(trigger=trigger, moment=moment, outcome="missed", lateness=0)
         RunBudget.objects.create(user=User.objects.create_user(f"u{number}@x.example"), period_start=date(2026, 11, 1))
 
     add(0)

@@ -54,6 +54,13 @@ def path_of(webhook: Trigger) -> str:
     return f"/webhooks/{webhook.webhook_token}"
 
 
+def post(
+    caller: Client, webhook: Trigger, body: bytes | str = b"", type: str = "application/json", **headers: str
+) -> Any:
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return caller.generic("POST", path_of(webhook), body, content_type=type, headers=named)
+
+
 def payload_of(execution_id: str | UUID) -> str:
     return Execution.objects.select_related("payload").get(pk=execution_id).payload.input
 

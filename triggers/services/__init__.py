@@ -1,5 +1,7 @@
 """What can be done with triggers. Each verb owns its transaction."""
 
+from triggers.services.deliveries import record_duplicate, record_refusal, release_deliveries, replay_delivery
+from triggers.services.ledgers import prune_ledgers
 from triggers.services.schedules import arm_flow, disarm_flow, preview, tick
 from triggers.services.triggers import (
     create_trigger,
@@ -10,22 +12,38 @@ from triggers.services.triggers import (
     regenerate_token,
     update_trigger,
 )
-from triggers.services.webhooks import Delivery, accept_webhook, expire_receipts, find_webhook
+from triggers.services.webhooks import (
+    Acceptance,
+    Call,
+    Origin,
+    accept_webhook,
+    find_webhook,
+    require_enabled,
+    verify_signature,
+)
 
 __all__ = [
-    "Delivery",
+    "Acceptance",
+    "Call",
+    "Origin",
     "accept_webhook",
     "arm_flow",
     "create_trigger",
     "delete_trigger",
     "disarm_flow",
-    "expire_receipts",
     "export_triggers",
     "find_webhook",
     "fire_trigger",
     "import_triggers",
     "preview",
+    "prune_ledgers",
+    "record_duplicate",
+    "record_refusal",
     "regenerate_token",
+    "release_deliveries",
+    "replay_delivery",
+    "require_enabled",
     "tick",
     "update_trigger",
+    "verify_signature",
 ]

@@ -3,6 +3,7 @@
 A trigger that is armed has a `next_moment` (what its cron says) and a `next_fire_at` (that moment, its jitter later).
 The tick takes each due trigger under its row lock, and in one transaction makes the execution and moves both on; the
 unique constraint on an execution's (trigger, moment) stands behind it. So any number of clocks fires each moment once.
+What became of each moment is written in that transaction too: fired, caught up, skipped, missed or refused.
 
 Locks are taken in the order flow, then trigger, as a start or a stop of the flow takes them.
 """
@@ -25,14 +26,16 @@ from flows.models import Flow, FlowStatus
 from triggers import cron
 from triggers.config import ScheduleConfig, read_config
 from triggers.errors import InvalidTriggerConfig
-from triggers.models import Trigger
+from triggers.models import Moment, Outcome, Trigger
 
 logger = logging.getLogger(__name__)
 
 TICK_BATCH = 500  # triggers
 TICK_SECONDS = 5.0  # then the rest is left to the next tick, so that the sweeper gets its turn
 CATCH_UP_BATCH = 50  # moments of one trigger in one tick
-ON_TIME = timedelta(seconds=60)  # a moment fired later than this has been missed, for `catchUp: none`
+ON_TIME = timedelta(seconds=60)  # a moment fired later than this is caught up, or missed for `catchUp: none`
+MISSED_ROWS = 50  # moments missed at once that get a row each; more share one
+MISSED_COUNTED = 10_000  # of those that share a row: 10 ms a thousand, in the tick
 
 
 def arm(trigger: Trigger, *, flow: Flow, now: datetime) -> None:
@@ -108,66 +111,127 @@ def _fire_due(trigger_id: UUID, *, now: datetime) -> int:
         trigger = due.select_for_update(skip_locked=True, of=("self", "flow"), no_key=True).first()
         if trigger is None:
             return 0
+        ledger = _Ledger(trigger, now=now)
         try:
             config = schedule_config(trigger)
         except InvalidTriggerConfig as error:
+            assert trigger.next_moment is not None
+            ledger.add(trigger.next_moment, Outcome.REFUSED, error.message, code=error.code)
+            ledger.write()
             _disable(trigger, error)
             return 0
-        moments, last = _moments_due(trigger, config, now=now)
-        executions, overlapped = _fire_moments(trigger, config, moments, now=now)
+        ledger.offset = cron.offset(trigger.pk, config.jitter)
+        moments, last = _moments_due(trigger, config, ledger, now=now)
+        overlapped = _fire_moments(trigger, config, moments, ledger, now=now)
+        ledger.write()
         _set_next(trigger, config, config.schedule.next(last))
         trigger.save(update_fields=["next_moment", "next_fire_at"])
     # After the commit, and not under the flow's lock: whoever ends an execution may lock its flow next.
     for execution in overlapped:
         with suppress(ExecutionEnded):
             cancel_execution(execution=execution, by=f'the schedule "{trigger.name}", which fired again', now=now)
-    return len(executions)
+    return ledger.fired
 
 
-def _moments_due(trigger: Trigger, config: ScheduleConfig, *, now: datetime) -> tuple[list[datetime], datetime]:
+class _Ledger:
+    """What becomes of a trigger's moments in one tick; written in one statement, in the tick's transaction."""
+
+    def __init__(self, trigger: Trigger, *, now: datetime) -> None:
+        self.trigger, self.now, self.offset, self.rows = trigger, now, timedelta(0), list[Moment]()
+
+    def add(
+        self,
+        moment: datetime,
+        outcome: Outcome,
+        reason: str = "",
+        *,
+        code: str = "",
+        execution_id: UUID | None = None,
+        until: datetime | None = None,
+        count: int | None = 1,
+    ) -> None:
+        self.rows.append(
+            Moment(
+                trigger=self.trigger,
+                moment=moment,
+                outcome=outcome,
+                reason=reason[:500],
+                code=code,
+                lateness=max(0.0, (self.now - moment - self.offset).total_seconds()),
+                execution_id=execution_id,
+                until=until,
+                count=count,
+                created_at=self.now,
+            )
+        )
+
+    def is_late(self, moment: datetime) -> bool:
+        return self.now - self.offset - moment > ON_TIME
+
+    def write(self) -> None:
+        """A moment that has its row already keeps it: its clock was set back."""
+        Moment.objects.bulk_create(self.rows, ignore_conflicts=True)
+
+    @property
+    def fired(self) -> int:
+        return sum(1 for row in self.rows if row.execution_id is not None)
+
+
+def _moments_due(
+    trigger: Trigger, config: ScheduleConfig, ledger: _Ledger, *, now: datetime
+) -> tuple[list[datetime], datetime]:
     """The moments to fire now, as `catchUp` says, and the last of those that are thereby done with."""
     assert trigger.next_moment is not None
-    offset = cron.offset(trigger.pk, config.jitter)
-    first, until = trigger.next_moment, max(trigger.next_moment, now - offset)
+    first, until = trigger.next_moment, max(trigger.next_moment, now - ledger.offset)
     if config.catch_up == "all":
         moments = config.schedule.between(first, until, limit=CATCH_UP_BATCH)
         return moments, moments[-1]
     latest = config.schedule.latest(first, until)
-    if latest != first:
-        logger.warning("The schedule %s missed its moments from %s to before %s.", trigger.pk, first, latest)
-    if config.catch_up == "none" and now - offset - latest > ON_TIME:
-        logger.warning("The schedule %s missed its moment %s.", trigger.pk, latest)
+    if config.catch_up == "none" and ledger.is_late(latest):
+        _miss(config, ledger, first, latest, "It came due while no clock ran, and catchUp is none.")
         return [], latest
+    if latest != first:
+        before = latest - timedelta(microseconds=1)
+        _miss(config, ledger, first, before, f"It came due while no clock ran; catchUp is {config.catch_up}.")
     return [latest], latest
 
 
+def _miss(config: ScheduleConfig, ledger: _Ledger, first: datetime, until: datetime, reason: str) -> None:
+    """A row for each moment missed from `first` to `until`, or one for all where there are many."""
+    logger.warning("The schedule %s missed its moments from %s to %s.", ledger.trigger.pk, first, until)
+    moments = config.schedule.between(first, until, limit=MISSED_COUNTED + 1)
+    if len(moments) <= MISSED_ROWS:
+        for moment in moments:
+            ledger.add(moment, Outcome.MISSED, reason)
+        return
+    exact = len(moments) <= MISSED_COUNTED
+    last = moments[-1] if exact else config.schedule.latest(first, until)
+    ledger.add(first, Outcome.MISSED, reason, until=last, count=len(moments) if exact else None)
+
+
 def _fire_moments(
-    trigger: Trigger, config: ScheduleConfig, moments: Sequence[datetime], *, now: datetime
-) -> tuple[list[Execution], list[Execution]]:
-    """The executions that `moments` make, and those that they overlap and are to be cancelled."""
-    fired: list[Execution] = []
+    trigger: Trigger, config: ScheduleConfig, moments: Sequence[datetime], ledger: _Ledger, *, now: datetime
+) -> list[Execution]:
+    """Fire `moments`; gives the executions that they overlap and that are to be cancelled."""
     overlapped: list[Execution] = []
     for moment in moments:
         alive = [] if config.overlap == "queue" else _alive(trigger)
         if alive and config.overlap == "skip":
-            logger.info("The schedule %s skips %s: execution %s is still running.", trigger.pk, moment, alive[0].pk)
-            continue
-        execution = _fire(trigger, moment, now=now)
-        if execution is not None:
-            fired.append(execution)
+            ledger.add(moment, Outcome.SKIPPED, f"Execution {alive[0].pk} was still running; overlap is skip.")
+        elif _fire(trigger, moment, ledger, now=now):
             overlapped = alive  # these include what an earlier moment of this loop has made
-    return fired, overlapped
+    return overlapped
 
 
 def _alive(trigger: Trigger) -> list[Execution]:
     return list(Execution.objects.alive().filter(flow_id=trigger.flow_id, trigger_id=trigger.pk))
 
 
-def _fire(trigger: Trigger, moment: datetime, *, now: datetime) -> Execution | None:
-    """One execution for one moment; None, and a line in the log, where it is refused or has been made before."""
+def _fire(trigger: Trigger, moment: datetime, ledger: _Ledger, *, now: datetime) -> bool:
+    """One execution for one moment; False where it is refused, or has been made before."""
     try:
         with transaction.atomic():
-            return accept_execution(
+            execution = accept_execution(
                 flow=trigger.flow,
                 trigger_type=trigger.type,
                 trigger_id=trigger.pk,
@@ -178,10 +242,15 @@ def _fire(trigger: Trigger, moment: datetime, *, now: datetime) -> Execution | N
                 now=now,
             )
     except DomainError as error:
+        ledger.add(moment, Outcome.REFUSED, error.message, code=error.code)
         logger.warning("The schedule %s did not fire %s: %s", trigger.pk, moment, error.message)
+        return False
     except IntegrityError:
         logger.info("The schedule %s has fired %s before.", trigger.pk, moment)
-    return None
+        return False
+    outcome = Outcome.CAUGHT_UP if ledger.is_late(moment) else Outcome.FIRED
+    ledger.add(moment, outcome, execution_id=execution.pk)
+    return True
 
 
 def schedule_payload(moment: datetime) -> str:

@@ -1,8 +1,8 @@
-"""The operators' view of triggers and of the receipts of webhook calls. Changes go through the services."""
+"""The operators' view of triggers. Changes go through the services."""
 
 import json
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
 
 from django import forms
 from django.contrib import admin, messages
@@ -13,15 +13,19 @@ from django.utils import timezone
 from django.utils.html import format_html, strip_tags
 from django.utils.safestring import SafeString
 
-from bloxserver.core.admin import ButtonsAdmin, HistoryAdmin, change_link, short_id, tell, two_lines
+from bloxserver.core.admin import ButtonsAdmin, change_link, tell, two_lines
 from bloxserver.core.errors import DomainError
 from executions.models import TriggerType
 from triggers import services
 from triggers.config import read_config
 from triggers.errors import InvalidTriggerConfig
-from triggers.models import Receipt, Trigger
+from triggers.models import Trigger
 from triggers.serializers import CONFIG_HELP
 
+LEDGERS: dict[str, tuple[str, str]] = {
+    TriggerType.WEBHOOK: ("Deliveries", "admin:triggers_delivery_changelist"),
+    TriggerType.SCHEDULE: ("Moments", "admin:triggers_moment_changelist"),
+}
 OWN_FIELD: dict[str, str] = {TriggerType.WEBHOOK: "webhook_address", TriggerType.SCHEDULE: "upcoming"}
 
 
@@ -101,7 +105,11 @@ class TriggerAdmin(ButtonsAdmin):
 
     def links(self, trigger: Trigger) -> dict[str, str]:
         query = f"flow__id__exact={trigger.flow_id}&trigger_id={trigger.pk}"  # the flow's has an index
-        return {"Executions": f"{reverse('admin:executions_execution_changelist')}?{query}"}
+        links = {"Executions": f"{reverse('admin:executions_execution_changelist')}?{query}"}
+        if trigger.type in LEDGERS:
+            name, page = LEDGERS[trigger.type]
+            links[name] = f"{reverse(page)}?q={trigger.pk}"
+        return links
 
     def changeform_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
         """What a service refuses (a flow's last trigger is taken, say) is told, and nothing is stored."""
@@ -123,8 +131,8 @@ class TriggerAdmin(ButtonsAdmin):
     def get_deleted_objects(
         self, objs: Any, request: HttpRequest
     ) -> tuple[list[str], dict[str, int], set[str], list[str]]:
-        """Receipts go with their trigger, unlisted: there may be thousands, and none is worth a look."""
-        rows = [f"{trigger}, with its receipts; its executions stay on record" for trigger in objs]
+        """The ledger goes with its trigger, unlisted: there may be thousands of rows, and none is worth a look."""
+        rows = [f"{trigger}, with its ledger; its executions stay on record" for trigger in objs]
         return rows, {"triggers": len(objs)}, set(), []
 
     def delete_model(self, request: HttpRequest, obj: Trigger) -> None:
@@ -198,36 +206,3 @@ class TriggerAdmin(ButtonsAdmin):
                 said.append((messages.SUCCESS, format_html("{}: {}", trigger.name, message)))
                 self.log_change(request, trigger, strip_tags(message))
         tell(request, said)
-
-
-@admin.register(Receipt)
-class ReceiptAdmin(HistoryAdmin):
-    """Which webhook calls came with a key, and what they became."""
-
-    list_display = ("key", "trigger_and_flow", "execution_short", "created_at")
-    list_select_related = ("trigger__flow",)
-    search_fields = ("key", "execution_id", "trigger__name")
-    search_help_text = "Key, the execution's id or the trigger's name"
-    list_filter: ClassVar[tuple[str, ...]] = ("created_at",)
-    date_hierarchy = "created_at"
-    fields = ("key", "trigger", "flow", "execution", "fingerprint", "created_at")
-    readonly_fields = fields
-
-    def get_queryset(self, request: HttpRequest) -> QuerySet[Receipt]:
-        bodies = ("trigger__flow__organism_yaml", "trigger__flow__canvas_state")
-        return super().get_queryset(request).select_related("trigger__flow").defer(*bodies)
-
-    @admin.display(ordering="trigger__flow__name")
-    def flow(self, receipt: Receipt) -> str:
-        return receipt.trigger.flow.name
-
-    @admin.display(description="trigger, flow", ordering="trigger__name")
-    def trigger_and_flow(self, receipt: Receipt) -> SafeString:
-        return two_lines(receipt.trigger.name, receipt.trigger.flow.name)
-
-    @admin.display(description="execution", ordering="execution_id")
-    def execution_short(self, receipt: Receipt) -> SafeString | str:
-        return change_link("executions_execution", receipt.execution_id, short_id(receipt.execution_id))
-
-    def execution(self, receipt: Receipt) -> SafeString | str:
-        return change_link("executions_execution", receipt.execution_id)

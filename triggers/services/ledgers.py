@@ -1,0 +1,43 @@
+"""Old rows of the ledgers go, as the tier's history says."""
+
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.db.models import F, Q
+
+from billing.services import limits_of
+from triggers.models import Delivery, Moment, Trigger
+
+PRUNED_TRIGGERS = 20  # in one call
+PRUNED_ROWS = 1000  # of one trigger and one ledger in one call
+PRUNED_EVERY = timedelta(hours=1)
+
+
+def prune_ledgers(now: datetime) -> int:
+    """Delete deliveries and moments older than the history of their tenant's tier; how many went.
+
+    One call takes the triggers whose turn is longest ago, some of them and some of their rows, so it is short however
+    much there is. A trigger with more to delete stays first in line. Safe in any number of clocks: rows are deleted by
+    their ids, and who deletes none has lost nothing.
+    """
+    waiting = Trigger.objects.filter(Q(ledgers_pruned_at=None) | Q(ledgers_pruned_at__lt=now - PRUNED_EVERY))
+    turn = waiting.with_flow().order_by(F("ledgers_pruned_at").asc(nulls_first=True))[:PRUNED_TRIGGERS]
+    deleted, done = 0, []
+    for trigger in turn:
+        before = now - timedelta(days=limits_of(trigger.flow.user).history_days)
+        counts = [
+            _delete(Delivery.objects.filter(trigger=trigger, received_at__lt=before)),
+            _delete(Moment.objects.filter(trigger=trigger, moment__lt=before).exclude(until__gte=before)),
+        ]
+        deleted += sum(counts)
+        if max(counts) < PRUNED_ROWS:
+            done.append(trigger.pk)
+    if done:
+        Trigger.objects.filter(pk__in=done).update(ledgers_pruned_at=now)
+    return deleted
+
+
+def _delete(old: Any) -> int:
+    """Up to `PRUNED_ROWS` of them."""
+    ids = list(old.order_by().values_list("pk", flat=True)[:PRUNED_ROWS])
+    return int(old.model.objects.filter(pk__in=ids).delete()[0]) if ids else 0
