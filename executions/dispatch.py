@@ -22,6 +22,8 @@ BELL_EXPIRES_SECONDS = 10.0  # an older bell tells nothing that the sweeper has 
 class Job(StrEnum):
     DRAIN = "executions.drain"
     SWEEP = "executions.sweep"
+    FOLD = "executions.fold_tallies"
+    PRUNE = "executions.prune_history"
 
 
 class _Breaker:

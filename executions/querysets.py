@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Self
 from django.db.models import Q
 from django.db.models.functions import Now
 
+from flows.models import Flow
 from flows.querysets import OwnedQuerySet
 
 if TYPE_CHECKING:
@@ -24,6 +25,10 @@ class ExecutionQuerySet(OwnedQuerySet["Execution"]):
     def expired(self) -> Self:
         """Held by a worker that has not renewed its lease."""
         return self.filter(state="working", lease_until__lt=Now())
+
+    def of_existing_flows(self, user: "User") -> Self:
+        """Without those of deleted flows, which wait for `prune_history`."""
+        return self.exclude(flow__in=Flow.with_deleted.filter(user=user, deleted_at__isnull=False))
 
     def between(self, since: datetime | None, until: datetime | None) -> Self:
         rows = self

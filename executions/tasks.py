@@ -1,7 +1,9 @@
 """Celery's way in: shells around one call each, safe to be delivered twice or never."""
 
 from celery import shared_task
+from django.utils import timezone
 
+from executions import history, tally
 from executions.dispatch import Job
 from executions.engine import shutdown  # noqa: F401 - its flag must be made before the worker forks
 
@@ -20,3 +22,13 @@ def sweep() -> None:
     from executions.engine.sweeper import sweep
 
     sweep()
+
+
+@shared_task(name=Job.FOLD, ignore_result=True)
+def fold_tallies() -> None:
+    tally.fold()
+
+
+@shared_task(name=Job.PRUNE, ignore_result=True)
+def prune_history() -> None:
+    history.prune_history(now=timezone.now())
