@@ -124,6 +124,9 @@ class Execution(models.Model):
                 name="execution_failed_by_user",
                 condition=Q(status__in=["error", "timeout"]),
             ),
+            models.Index(  # the admin's list of them
+                fields=["status", "-id"], name="execution_failed", condition=Q(status__in=["error", "timeout"])
+            ),
             models.Index(  # the claim
                 fields=["priority", "due_at"], name="execution_claimable", condition=Q(state__in=["queued", "parked"])
             ),
@@ -188,7 +191,8 @@ class Step(models.Model):
     """
 
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
-    execution = models.ForeignKey(Execution, on_delete=models.CASCADE, related_name="steps")
+    # The unique key below begins with it.
+    execution = models.ForeignKey(Execution, on_delete=models.CASCADE, related_name="steps", db_index=False)
     key = models.CharField(max_length=32)
     scope = models.CharField(
         max_length=64, blank=True, help_text="Empty, or the step's key and position that called this one."
@@ -285,7 +289,8 @@ class JournalEntry(models.Model):
     """
 
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
-    execution = models.ForeignKey(Execution, on_delete=models.CASCADE, related_name="journal")
+    # The unique position below begins with it.
+    execution = models.ForeignKey(Execution, on_delete=models.CASCADE, related_name="journal", db_index=False)
     step_key = models.CharField(max_length=32)
     position = models.CharField(max_length=32)
     kind = models.CharField(max_length=20, help_text="What was asked: record, transact, sleep, start_flow.")

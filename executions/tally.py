@@ -4,19 +4,22 @@ The triggers are looked for after every `migrate` instead of being a migration's
 changes of it, and forgets its triggers. Where they are missing, all is counted anew.
 """
 
+import time
 from collections.abc import Iterable
 from typing import Any
 from uuid import UUID
 
 from django.db import connection, transaction
-from django.db.models import Count, Q, Sum
+from django.db.models import Count, Sum
 
 from executions.models import Execution, ExecutionTally, State
+from flows.models import Flow
 
 NAME = "execution_ended_is_tallied"
 CROWD = 16  # rows of one flow that are worth folding
 FLOWS_A_FOLD = 1_000
-ROWS_A_FOLD = 5_000
+ROWS_A_FOLD = 5_000  # in one transaction
+SECONDS = 2.0  # of one run of the task
 
 # The columns of a row, whatever `{row}` is; worked time is `Execution.duration_ms`.
 _POSTGRESQL_ROW = (
@@ -64,11 +67,17 @@ def install(**_: Any) -> None:
     """Make the triggers and count what is there, unless the triggers are there. For `post_migrate`."""
     if _is_installed():
         return
-    statements, row = (_POSTGRESQL, _POSTGRESQL_ROW) if connection.vendor == "postgresql" else (_SQLITE, _SQLITE_ROW)
-    _, _, status, _, milliseconds = row.format(row="").split(", ", 4)
     with transaction.atomic(), connection.cursor() as cursor:
-        for statement in statements:
+        for statement in _POSTGRESQL if connection.vendor == "postgresql" else _SQLITE:
             cursor.execute(statement)
+        recount()
+
+
+def recount() -> None:
+    """Count all anew, in a transaction of the caller's in which nothing else ends."""
+    row = _POSTGRESQL_ROW if connection.vendor == "postgresql" else _SQLITE_ROW
+    _, _, status, _, milliseconds = row.format(row="").split(", ", 4)
+    with connection.cursor() as cursor:
         cursor.execute("DELETE FROM executions_executiontally")
         cursor.execute(
             f"{_INSERT} SELECT user_id, flow_id, {status}, count(*), sum({milliseconds}) "
@@ -105,15 +114,25 @@ def subtract(ids: Iterable[UUID]) -> None:
     )
 
 
-def fold() -> int:
-    """Replace the rows of flows that have many by their sums; how many went. Any number may fold at once: row locks."""
-    crowded = (
-        ExecutionTally.objects.order_by()
-        .values_list("user_id", "flow_id")
-        .annotate(rows=Count("pk"))
-        .filter(rows__gt=CROWD)[:FLOWS_A_FOLD]
-    )
-    return sum(_fold(user_id, flow_id) for user_id, flow_id, _ in crowded)
+def fold(*, seconds: float | None = SECONDS) -> None:
+    """Replace the rows of flows that have many by their sums, for about `seconds` (None: until none has).
+
+    Any number may fold at once: each takes other rows, by row locks.
+    """
+    stop_at = None if seconds is None else time.monotonic() + seconds
+    while crowded := list(_crowded()):
+        folded = 0
+        for user_id, flow_id, _ in crowded:
+            if stop_at is not None and time.monotonic() >= stop_at:
+                return
+            folded += _fold(user_id, flow_id)
+        if not folded:
+            return  # another is at it
+
+
+def _crowded() -> Iterable[tuple[UUID, UUID, int]]:
+    flows = ExecutionTally.objects.order_by().values_list("user_id", "flow_id").annotate(rows=Count("pk"))
+    return flows.filter(rows__gt=CROWD)[:FLOWS_A_FOLD]
 
 
 def _fold(user_id: UUID, flow_id: UUID) -> int:
@@ -134,7 +153,12 @@ def _fold(user_id: UUID, flow_id: UUID) -> int:
     return len(ids)
 
 
-def runs_by_status(**of: Any) -> dict[str, int]:
-    """How many have ended with each status. `of` names `user` or `user_id`, and may name `flow_id`."""
-    rows = ExecutionTally.objects.filter(Q(**of)).order_by().values_list("status").annotate(total=Sum("runs"))
-    return dict(rows)
+def ended(*, user_id: UUID, flow_id: UUID | None = None) -> dict[str, tuple[int, int]]:
+    """For each status how many executions of the user (of one flow) have ended with it, and their milliseconds of work."""
+    rows = ExecutionTally.objects.filter(user_id=user_id)
+    if flow_id is None:
+        rows = rows.exclude(flow__in=Flow.with_deleted.filter(user_id=user_id, deleted_at__isnull=False))
+    else:
+        rows = rows.filter(flow_id=flow_id)
+    sums = rows.order_by().values_list("status").annotate(runs=Sum("runs"), milliseconds=Sum("milliseconds"))
+    return {status: (runs, milliseconds) for status, runs, milliseconds in sums}

@@ -1,5 +1,6 @@
 """The API of executions: lists, one with its trace and events, running, cancelling and retrying."""
 
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
@@ -19,7 +20,8 @@ from bloxserver.api.pagination import ExecutionPagination
 from bloxserver.api.schema import api_error
 from bloxserver.api.views import TenantViewSet
 from executions import serializers, services
-from executions.filters import FLOW_PARAMETER, LIST_PARAMETERS, ExecutionFilters
+from executions.filters import FLOW_PARAMETER, LIST_PARAMETERS, Wanted
+from executions.listing import History
 from executions.models import Execution, Step, TriggerType
 from executions.pagination import ExecutionHistoryPagination
 from executions.querysets import ExecutionQuerySet, StepQuerySet
@@ -38,8 +40,11 @@ class ExecutionListViewSet(mixins.ListModelMixin, TenantViewSet):
 
     pagination_class = ExecutionHistoryPagination
 
-    def filter_queryset(self, queryset: Any) -> Any:
-        return ExecutionFilters.apply(queryset, self.request.query_params)
+    def paginate_queryset(self, queryset: Any) -> Any:
+        wanted = Wanted.from_query(self.request.query_params)
+        if "flow_id" in self.kwargs:
+            wanted = replace(wanted, flow_id=self.kwargs["flow_id"])
+        return super().paginate_queryset(History(queryset, wanted, self.request.user.pk))
 
 
 class ExecutionViewSet(ExecutionListViewSet):
@@ -47,6 +52,10 @@ class ExecutionViewSet(ExecutionListViewSet):
 
     queryset = Execution.objects.all()
     serializer_class = serializers.ExecutionSummarySerializer
+
+    def get_queryset(self) -> ExecutionQuerySet:
+        executions: Any = super().get_queryset()
+        return executions.of_existing_flows(self.request.user)
 
     @extend_schema(operation_id="listExecutions", parameters=[*LIST_PARAMETERS, FLOW_PARAMETER])
     def list(self, request: Request) -> Response:

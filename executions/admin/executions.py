@@ -6,7 +6,6 @@ from typing import Any
 from uuid import UUID
 
 from django.contrib import admin, messages
-from django.core.paginator import Paginator
 from django.db.models import Q, QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import reverse
@@ -43,7 +42,6 @@ class ExecutionAdmin(ButtonsAdmin, LargeTableAdmin):
     list_select_related = ("flow", "user")
     list_filter = ("status", "state", "trigger_type", "is_draft", "started_at")
     ordering = ("-id",)
-    paginator = Paginator  # exact: the executions table is narrow
     search_fields = ("id",)
     search_help_text = "The id of an execution, flow, user or trigger; a flow's name; a user's e-mail address."
     actions = ("cancel", "retry_from_start", "retry_from_failed")

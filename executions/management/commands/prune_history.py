@@ -17,7 +17,7 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         pruned = history.prune_history(now=timezone.now(), seconds=options["seconds"])
-        tally.fold()
+        tally.fold(seconds=options["seconds"])
         self.stdout.write(
             f"Deleted {pruned.executions:,} executions, {pruned.flows:,} flows that were waiting for theirs, and "
             f"{pruned.drafts:,} tested drafts.{'' if pruned.is_done else ' More is left.'}"
