@@ -42,22 +42,24 @@ _POSTGRESQL = [
     END $$
     """,
     f"""
+    DROP TRIGGER IF EXISTS {NAME} ON executions_execution;
     CREATE TRIGGER {NAME} AFTER UPDATE OF state ON executions_execution FOR EACH ROW
     WHEN (OLD.state <> 'ended' AND NEW.state = 'ended') EXECUTE FUNCTION {NAME}()
     """,
     f"""
+    DROP TRIGGER IF EXISTS {NAME}_at_once ON executions_execution;
     CREATE TRIGGER {NAME}_at_once AFTER INSERT ON executions_execution FOR EACH ROW
     WHEN (NEW.state = 'ended') EXECUTE FUNCTION {NAME}()
     """,
 ]
 _SQLITE = [
     f"""
-    CREATE TRIGGER {NAME} AFTER UPDATE OF state ON executions_execution
+    CREATE TRIGGER IF NOT EXISTS {NAME} AFTER UPDATE OF state ON executions_execution
     WHEN OLD.state <> 'ended' AND NEW.state = 'ended'
     BEGIN {_INSERT} VALUES ({_SQLITE_ROW.format(row="NEW.")}); END
     """,
     f"""
-    CREATE TRIGGER {NAME}_at_once AFTER INSERT ON executions_execution WHEN NEW.state = 'ended'
+    CREATE TRIGGER IF NOT EXISTS {NAME}_at_once AFTER INSERT ON executions_execution WHEN NEW.state = 'ended'
     BEGIN {_INSERT} VALUES ({_SQLITE_ROW.format(row="NEW.")}); END
     """,
 ]

@@ -5,6 +5,7 @@ from django.urls import path
 from executions.views import (
     EventsView,
     ExecutionViewSet,
+    ExplainView,
     FlowExecutionsStatsView,
     FlowExecutionViewSet,
     FlowStatsView,
@@ -24,6 +25,7 @@ urlpatterns = [
     path(EXECUTION, FlowExecutionViewSet.as_view({"get": "retrieve"}), name="execution"),
     path(f"{EXECUTION}/cancel", FlowExecutionViewSet.as_view({"post": "cancel"}), name="execution-cancel"),
     path(f"{EXECUTION}/retry", FlowExecutionViewSet.as_view({"post": "retry"}), name="execution-retry"),
+    path(f"{EXECUTION}/explain", ExplainView.as_view(), name="execution-explain"),
     path(f"{EXECUTION}/steps", StepViewSet.as_view({"get": "list"}), name="steps"),
     path(f"{EXECUTION}/steps/<uuid:step_id>", StepViewSet.as_view({"get": "retrieve"}), name="step"),
     path(f"{EXECUTION}/events", EventsView.as_view(), name="execution-events"),

@@ -20,6 +20,8 @@ from bloxserver.api.pagination import ExecutionPagination
 from bloxserver.api.schema import api_error
 from bloxserver.api.views import TenantViewSet
 from executions import serializers, services
+from executions.explain import explain, read_record
+from executions.explain_serializers import ExplanationSerializer
 from executions.filters import FLOW_PARAMETER, LIST_PARAMETERS, Wanted
 from executions.listing import History
 from executions.models import Execution, Step, TriggerType
@@ -159,6 +161,14 @@ class OneExecutionMixin(FlowChildMixin):
         super().initial(request, *args, **kwargs)
         executions = Execution.objects.for_user(request.user).filter(flow=self.flow)  # type: ignore[arg-type]
         self.execution = get_object_or_404(executions, pk=kwargs["execution_id"])
+
+
+class ExplainView(OneExecutionMixin, APIView):
+    @extend_schema(operation_id="explainExecution", responses=ExplanationSerializer)
+    def get(self, request: Request, flow_id: UUID, execution_id: UUID) -> Response:
+        """Why it ran, on which version, what it waited for, what failed, what it cost, what a retry would do again."""
+        explanation = explain(read_record(self.execution), now=timezone.now())
+        return Response(ExplanationSerializer(explanation).data)
 
 
 class StepViewSet(OneExecutionMixin, TenantViewSet):

@@ -19,6 +19,7 @@ from bloxserver.core.errors import DomainError
 from executions import services
 from executions.admin.base import LargeTableAdmin
 from executions.admin.texts import as_uuid, execution_link, json_field, milliseconds, moment, pretty, short
+from executions.explain import explain, read_record
 from executions.models import Execution, ExecutionStatus, State
 from executions.trace import TracedStep, Value, trace
 from flows.models import Flow
@@ -228,6 +229,7 @@ class ExecutionAdmin(ButtonsAdmin, LargeTableAdmin):
             "rows": [_row(traced, names) for traced in trace(steps[:STEPS_SHOWN], characters=STEP_CHARACTERS)],
             "more_steps": len(steps) > STEPS_SHOWN,
             "steps_url": f"{reverse('admin:executions_step_changelist')}?q={execution.pk}",
+            "explanation": explain(read_record(execution), now=timezone.now()),
         }
 
     # Actions. ----------------------------------------------------------------------------------------------------
