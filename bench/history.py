@@ -22,7 +22,7 @@ os.environ.update({"DEBUG": "1", "BLOX_DEV_AUTH": "1", "ALLOWED_HOSTS": "testser
 os.environ.setdefault("BLOX_ENV_FILE", os.devnull)
 os.environ.setdefault("BLOX_VAR_DIR", tempfile.mkdtemp(prefix="blox-bench-"))
 
-import django  # noqa: E402
+import django
 
 if not os.environ.get("DATABASE_URL", "").startswith("postgres") or "bench" not in os.environ["DATABASE_URL"]:
     sys.exit("DATABASE_URL must name a scratch PostgreSQL database with 'bench' in its name.")
@@ -116,7 +116,9 @@ def _has_children() -> bool:
 def _user(email: str, *, flows: int) -> User:
     user = User.objects.filter(email=email).first() or User.objects.create_user(email, tier=Tier.HIGH_FREQUENCY)
     for number in range(flows):
-        flow, made = Flow.objects.get_or_create(user=user, name=f"Flow {number:02}", defaults={"organism_yaml": "organism: {}"})
+        flow, made = Flow.objects.get_or_create(
+            user=user, name=f"Flow {number:02}", defaults={"organism_yaml": "organism: {}"}
+        )
         if made:
             FlowVersion.objects.create(flow=flow, number=1, organism_yaml="organism: {}", digest="0" * 64)
     return user
@@ -208,13 +210,20 @@ def prune() -> None:
     of_small = Execution.objects.filter(flow=small).count()
     start = time.perf_counter()
     delete_flow(flow=small)
-    print(f"\nDELETE of a flow with {of_small:,} executions and two steps each: {time.perf_counter() - start:.3f} s for the caller")
+    print(
+        f"\nDELETE of a flow with {of_small:,} executions and two steps each: {time.perf_counter() - start:.3f} s for the caller"
+    )
     User.objects.exclude(pk=user.pk).update(tier=Tier.FREE)
-    for name, now in (("nothing is due", NOON), ("all but a week of 50 tenants, and that flow", NOON + timedelta(days=7))):
+    for name, now in (
+        ("nothing is due", NOON),
+        ("all but a week of 50 tenants, and that flow", NOON + timedelta(days=7)),
+    ):
         start = time.perf_counter()
         done = history.prune_history(now=now, seconds=None)
         took = time.perf_counter() - start
-        print(f"prune_history, {name}: {done.executions:,} executions in {took:.2f} s ({done.executions / took:,.0f}/s)")
+        print(
+            f"prune_history, {name}: {done.executions:,} executions in {took:.2f} s ({done.executions / took:,.0f}/s)"
+        )
     start = time.perf_counter()
     done = history.prune_history(now=timezone.now(), seconds=history.SECONDS)
     print(f"one run of its task: {done.executions:,} executions in {time.perf_counter() - start:.2f} s")

@@ -6,9 +6,9 @@ from uuid import UUID
 from django.db.models import Q
 
 from executions import tally
-from executions.filters import Wanted
 from executions.models import Execution, ExecutionStatus
 from executions.querysets import ExecutionQuerySet
+from executions.wanted import Wanted
 
 COUNTED = 10_000  # rows that are counted one by one at most
 READ = 10_000  # rows that are read for a filter that no index serves
@@ -50,7 +50,9 @@ class History:
         if not (wanted.is_scanning or wanted.since or wanted.until):
             return Total(self._tallied(), True)
         found, horizon = self._within_reach(None)
-        count = found[: COUNTED + 1].count()  # in the list's order: without, PostgreSQL may read the table to find so few
+        count = found[
+            : COUNTED + 1
+        ].count()  # in the list's order: without, PostgreSQL may read the table to find so few
         return Total(min(count, COUNTED), count <= COUNTED and horizon is None)
 
     def _within_reach(self, after: Q | None) -> tuple[ExecutionQuerySet, Execution | None]:

@@ -306,3 +306,6 @@ class JournalEntry(models.Model):
 
     def __str__(self) -> str:
         return f"{self.kind} at {self.position}"
+
+
+from executions.bulk.models import BulkItem, BulkOperation  # noqa: E402, F401 - Django looks for models here

@@ -40,7 +40,7 @@ _POSTGRESQL = [
       {_INSERT} VALUES ({_POSTGRESQL_ROW.format(row="NEW.")});
       RETURN NULL;
     END $$
-    """,
+    """,  # noqa: S608 - constants of this file
     f"""
     DROP TRIGGER IF EXISTS {NAME} ON executions_execution;
     CREATE TRIGGER {NAME} AFTER UPDATE OF state ON executions_execution FOR EACH ROW
@@ -61,7 +61,7 @@ _SQLITE = [
     f"""
     CREATE TRIGGER IF NOT EXISTS {NAME}_at_once AFTER INSERT ON executions_execution WHEN NEW.state = 'ended'
     BEGIN {_INSERT} VALUES ({_SQLITE_ROW.format(row="NEW.")}); END
-    """,
+    """,  # noqa: S608
 ]
 
 
@@ -82,7 +82,7 @@ def recount() -> None:
     with connection.cursor() as cursor:
         cursor.execute("DELETE FROM executions_executiontally")
         cursor.execute(
-            f"{_INSERT} SELECT user_id, flow_id, {status}, count(*), sum({milliseconds}) "
+            f"{_INSERT} SELECT user_id, flow_id, {status}, count(*), sum({milliseconds}) "  # noqa: S608
             "FROM executions_execution WHERE state = 'ended' GROUP BY user_id, flow_id, status"
         )
 
@@ -143,11 +143,17 @@ def _fold(user_id: UUID, flow_id: UUID) -> int:
         locked = of_flow.select_for_update(skip_locked=True).order_by("pk")
         ids = list(locked.values_list("pk", flat=True)[:ROWS_A_FOLD])
         rows = ExecutionTally.objects.filter(pk__in=ids)
-        sums = list(rows.order_by().values("user_id", "flow_id", "status").annotate(r=Sum("runs"), m=Sum("milliseconds")))
+        sums = list(
+            rows.order_by().values("user_id", "flow_id", "status").annotate(r=Sum("runs"), m=Sum("milliseconds"))
+        )
         rows.delete()
         ExecutionTally.objects.bulk_create(
             ExecutionTally(
-                user_id=row["user_id"], flow_id=row["flow_id"], status=row["status"], runs=row["r"], milliseconds=row["m"]
+                user_id=row["user_id"],
+                flow_id=row["flow_id"],
+                status=row["status"],
+                runs=row["r"],
+                milliseconds=row["m"],
             )
             for row in sums
             if row["r"] or row["m"]

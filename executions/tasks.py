@@ -4,6 +4,7 @@ from celery import shared_task
 from django.utils import timezone
 
 from executions import history, tally
+from executions.bulk import services as bulk
 from executions.dispatch import Job
 from executions.engine import shutdown  # noqa: F401 - its flag must be made before the worker forks
 
@@ -32,3 +33,9 @@ def fold_tallies() -> None:
 @shared_task(name=Job.PRUNE, ignore_result=True)
 def prune_history() -> None:
     history.prune_history(now=timezone.now())
+    bulk.prune_operations(now=timezone.now())
+
+
+@shared_task(name=Job.OPERATE, ignore_result=True)
+def work_operations() -> None:
+    bulk.work_operations(now=timezone.now())

@@ -2,6 +2,7 @@
 
 from django.urls import path
 
+from executions.bulk.views import BulkOperationViewSet
 from executions.views import (
     EventsView,
     ExecutionViewSet,
@@ -18,6 +19,13 @@ EXECUTION = f"{FLOW}/<uuid:execution_id>"
 
 urlpatterns = [
     path("executions", ExecutionViewSet.as_view({"get": "list"}), name="executions"),
+    path("executions/retry", BulkOperationViewSet.as_view({"post": "retry"}), name="executions-retry"),
+    path("executions/cancel", BulkOperationViewSet.as_view({"post": "cancel"}), name="executions-cancel"),
+    path(
+        "executions/operations/<uuid:operation_id>",
+        BulkOperationViewSet.as_view({"get": "retrieve"}),
+        name="executions-operation",
+    ),
     path("flows/<uuid:flow_id>/stats", FlowStatsView.as_view(), name="flow-stats"),
     path(FLOW, FlowExecutionViewSet.as_view({"get": "list"}), name="flow-executions"),
     path(f"{FLOW}/stats", FlowExecutionsStatsView.as_view(), name="flow-executions-stats"),

@@ -22,7 +22,7 @@ from bloxserver.api.views import TenantViewSet
 from executions import serializers, services
 from executions.explain import explain, read_record
 from executions.explain_serializers import ExplanationSerializer
-from executions.filters import FLOW_PARAMETER, LIST_PARAMETERS, Wanted
+from executions.filters import FLOW_PARAMETER, LIST_PARAMETERS, read_filters
 from executions.listing import History
 from executions.models import Execution, Step, TriggerType
 from executions.pagination import ExecutionHistoryPagination
@@ -43,10 +43,11 @@ class ExecutionListViewSet(mixins.ListModelMixin, TenantViewSet):
     pagination_class = ExecutionHistoryPagination
 
     def paginate_queryset(self, queryset: Any) -> Any:
-        wanted = Wanted.from_query(self.request.query_params)
+        wanted = read_filters(self.request.query_params)
         if "flow_id" in self.kwargs:
             wanted = replace(wanted, flow_id=self.kwargs["flow_id"])
-        return super().paginate_queryset(History(queryset, wanted, self.request.user.pk))
+        history: Any = History(queryset, wanted, user_id=_user_id(self.request))
+        return super().paginate_queryset(history)
 
 
 class ExecutionViewSet(ExecutionListViewSet):
@@ -263,3 +264,7 @@ def _checked(serializer_class: Any, data: Any) -> dict[str, Any]:
     serializer = serializer_class(data=data)
     serializer.is_valid(raise_exception=True)
     return serializer.validated_data
+
+
+def _user_id(request: Request) -> Any:
+    return request.user.pk

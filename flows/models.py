@@ -55,7 +55,7 @@ class Flow(models.Model):
         null=True, blank=True, editable=False, help_text="It is gone for everybody; its long history still has to go."
     )
 
-    objects: ClassVar[FlowQuerySet] = FlowManager()  # type: ignore[assignment]
+    objects: ClassVar[FlowQuerySet] = FlowManager()
     with_deleted: ClassVar[FlowQuerySet] = FlowQuerySet.as_manager()  # type: ignore[assignment]
 
     class Meta:

@@ -63,14 +63,26 @@ def test_a_retry_names_the_effects_that_happen_again_and_those_that_are_kept(api
     make_step(execution, 2, "look", block="blox.http")
     failures = [{"attempt": 1, "code": "http_status", "error": "503", "at": "2026-03-01T12:00:01+00:00"}]
     make_step(
-        execution, 3, "post", status=StepStatus.ERROR, attempt=2, error="again 503", error_code="http_status", failures=failures
+        execution,
+        3,
+        "post",
+        status=StepStatus.ERROR,
+        attempt=2,
+        error="again 503",
+        error_code="http_status",
+        failures=failures,
     )
 
     told = explained(api, execution)
 
-    again = lambda retry: [(effect["listener"], effect["effects"]) for effect in told[retry]["again"]]  # noqa: E731
-    assert again("retryFromStart") == [("look", "repeatable"), ("post", "once")]
-    assert again("retryFromFailed") == [("post", "once")]
+    again = {
+        retry: [(effect["listener"], effect["effects"]) for effect in told[retry]["again"]]
+        for retry in ("retryFromStart", "retryFromFailed")
+    }
+    assert again == {
+        "retryFromStart": [("look", "repeatable"), ("post", "once")],
+        "retryFromFailed": [("post", "once")],
+    }
     assert [effect["listener"] for effect in told["retryFromFailed"]["kept"]] == ["look"]
     assert told["retryFromFailed"]["isPossible"] is True
     assert [(row["attempt"], row["error"], row["outcome"]) for row in told["failures"]] == [

@@ -66,7 +66,9 @@ def test_what_has_not_ended_or_ended_lately_is_kept(alice: User) -> None:
     assert Execution.objects.count() == 2
 
 
-def test_one_run_stops_when_its_time_is_up_and_the_command_does_all(alice: User, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_run_stops_when_its_time_is_up_and_the_command_does_all(
+    alice: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(history, "BATCH", 2)
     flow = make_flow(alice)
     for _ in range(5):
