@@ -49,8 +49,7 @@ def prune_history(*, now: datetime, seconds: float | None = SECONDS) -> Pruned:
 
 def delete_some_of_flow(flow: Flow) -> bool:
     """Delete one batch of a flow's executions, in the caller's transaction; whether there are more."""
-    # One that a worker holds goes when it is given up, which it has been told to.
-    delete_executions(_locked_ids(Execution.objects.filter(flow=flow).exclude(state=State.WORKING).order_by("pk")))
+    delete_executions(_locked_ids(_of_flow(flow)))
     return Execution.objects.filter(flow=flow).exists()
 
 
@@ -65,14 +64,18 @@ def delete_executions(ids: Sequence[UUID]) -> int:
 
 def _prune_flow(flow: Flow, pruned: Pruned, stop_at: float | None) -> None:
     while not _is_over(stop_at, pruned):
-        rows = Execution.objects.filter(flow=flow).exclude(state=State.WORKING).order_by("pk")
-        deleted = _delete_batch(rows)
+        deleted = _delete_batch(_of_flow(flow))
         pruned.executions += deleted
         if not deleted:
             break
     if not Execution.objects.filter(flow=flow).exists():
         erase_flow(flow=flow)
         pruned.flows += 1
+
+
+def _of_flow(flow: Flow) -> ExecutionQuerySet:
+    # One that a worker holds goes when it is given up, which it has been told to. In the order of the list's index.
+    return Execution.objects.filter(flow=flow).exclude(state=State.WORKING).order_by("started_at", "id")
 
 
 def _prune_outlived(pruned: Pruned, stop_at: float | None, now: datetime) -> None:

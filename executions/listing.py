@@ -30,7 +30,7 @@ class Total:
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """The executions of `rows` (a user's, or those of one flow of theirs) that are wanted, newest first."""
+    """The executions of `rows` (a user's, or those of the wanted flow of theirs) that are wanted, newest first."""
 
     rows: ExecutionQuerySet
     wanted: Wanted
@@ -74,6 +74,5 @@ class History:
         ended = tally.ended(user_id=self.user_id, flow_id=flow_id)
         count = sum(runs for status, (runs, _) in ended.items() if not statuses or status in statuses)
         if not statuses or ExecutionStatus.RUNNING in statuses:
-            alive = self.rows.alive()
-            count += (alive if flow_id is None else alive.filter(flow_id=flow_id)).count()
+            count += self.rows.alive().count()
         return count

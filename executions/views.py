@@ -46,7 +46,9 @@ class ExecutionListViewSet(mixins.ListModelMixin, TenantViewSet):
         wanted = read_filters(self.request.query_params)
         if "flow_id" in self.kwargs:
             wanted = replace(wanted, flow_id=self.kwargs["flow_id"])
-        history: Any = History(queryset, wanted, user_id=_user_id(self.request))
+        user: Any = self.request.user
+        rows = queryset if wanted.flow_id is None else Execution.objects.of_flow(wanted.flow_id, user)
+        history: Any = History(rows, wanted, user.pk)
         return super().paginate_queryset(history)
 
 
@@ -264,7 +266,3 @@ def _checked(serializer_class: Any, data: Any) -> dict[str, Any]:
     serializer = serializer_class(data=data)
     serializer.is_valid(raise_exception=True)
     return serializer.validated_data
-
-
-def _user_id(request: Request) -> Any:
-    return request.user.pk

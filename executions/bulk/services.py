@@ -91,7 +91,11 @@ def prune_operations(*, now: datetime) -> None:
 
 
 def _found(user: User, verb: Verb, wanted: Wanted, ids: Sequence[UUID] | None) -> list[UUID]:
-    rows = Execution.objects.for_user(user).of_existing_flows(user)
+    rows = (
+        Execution.objects.for_user(user).of_existing_flows(user)
+        if wanted.flow_id is None
+        else Execution.objects.of_flow(wanted.flow_id, user)
+    )
     if verb == Verb.CANCEL:
         rows = rows.alive()
     else:

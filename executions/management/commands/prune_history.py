@@ -9,7 +9,7 @@ from executions import history, tally
 class Command(BaseCommand):
     help = (
         "Deletes executions that are older than their owner's tier keeps them, what is left of deleted flows, and tested "
-        "drafts that nothing refers to. The clock has it done each minute, a little at a time; this does all of it."
+        "drafts that nothing refers to. The clock has it done bit by bit; this does all of it."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
