@@ -12,7 +12,7 @@ from executions.wanted import Wanted
 
 COUNTED = 10_000  # rows that are counted one by one at most
 READ = 10_000  # rows that are read for a filter that no index serves
-READ_FOR_SEARCH = 2_000  # the same, where each one's input has to be read too
+READ_FOR_SEARCH = 1_000  # the same, where each one's input has to be read too
 
 
 @dataclass(frozen=True, slots=True)
