@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from django.db import transaction
+from django.db import InterfaceError, OperationalError, transaction
 from django.db.models import F
 
 from accounts.models import User
@@ -136,6 +136,14 @@ def _act(operation: BulkOperation, item_id: int, *, now: datetime) -> int:
             item.status, item.code, item.message = ItemStatus.FAILED, "not_found", "It has been deleted."
         except DomainError as error:
             item.status, item.code, item.message = ItemStatus.FAILED, error.code, error.message
+        except (OperationalError, InterfaceError):
+            raise  # the database is away: the item stays pending
+        except Exception:  # one that nobody foresaw must not hold up the others for ever
+            logger.exception(
+                "operation=%s execution=%s: the %s failed", operation.pk, item.execution_id, operation.verb
+            )
+            item.status, item.code = ItemStatus.FAILED, "internal_error"
+            item.message = "The server failed on this one. It has been logged."
         item.save(update_fields=["status", "result_id", "code", "message"])
         counter = "done" if item.status == ItemStatus.DONE else "failed"
         BulkOperation.objects.filter(pk=operation.pk).update(**{counter: F(counter) + 1})

@@ -125,6 +125,18 @@ def test_a_worker_that_dies_leaves_the_rest_to_the_next(
     assert Execution.objects.filter(retry_of__isnull=False).count() == 3
 
 
+def test_one_that_nobody_foresaw_does_not_hold_up_the_others(api: APIClient, flow: Flow) -> None:
+    broken, fine = make_execution(flow, status="error"), make_execution(flow, status="error")
+    broken.payload.delete()
+
+    accepted = api.post(RETRY, {"ids": [str(broken.pk), str(fine.pk)]})
+    tasks.work_operations()
+
+    told = operation(api, accepted)
+    assert (told["status"], told["done"], told["failed"]) == ("done", 1, 1)
+    assert [error["code"] for error in told["errors"]] == ["internal_error"]
+
+
 def test_a_retry_from_the_failed_step_is_one_of_each(api: APIClient, flow: Flow) -> None:
     execution = make_execution(flow, status="error")
     api.post(RETRY, {"ids": [str(execution.pk)], "from": "failed"})
