@@ -74,8 +74,8 @@ def _prune_flow(flow: Flow, pruned: Pruned, stop_at: float | None) -> None:
 
 
 def _of_flow(flow: Flow) -> ExecutionQuerySet:
-    # One that a worker holds goes when it is given up, which it has been told to. In the order of the list's index.
-    return Execution.objects.filter(flow=flow).exclude(state=State.WORKING).order_by("started_at", "id")
+    # Those that a worker holds too: its next write is refused. In the order of the list's index.
+    return Execution.objects.filter(flow=flow).order_by("started_at", "id")
 
 
 def _prune_outlived(pruned: Pruned, stop_at: float | None, now: datetime) -> None:
