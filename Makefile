@@ -1,6 +1,6 @@
 # BloxServer. `make` alone lists the targets.
 .DEFAULT_GOAL := help
-.PHONY: help run test lint fuzz faults requirements clean
+.PHONY: help run test lint fuzz faults bench requirements clean
 
 VENV := .venv
 PYTHON := $(VENV)/bin/python
@@ -12,6 +12,7 @@ help:
 	@echo "make lint          ruff, mypy, import-linter, missing migrations, check --deploy"
 	@echo "make fuzz          a long run of schemathesis over the API"
 	@echo "make faults        kills real processes and looks whether anything was lost"
+	@echo "make bench         how fast a history of a million executions is (bench/README.md says how to read it)"
 	@echo "make requirements  compiles requirements*.in to hash-pinned requirements*.txt"
 	@echo "make clean         removes the virtual environment and the tools' caches; keeps .env and var/"
 
@@ -40,6 +41,14 @@ fuzz: $(VENV)/installed-dev
 
 faults: $(VENV)/installed-dev
 	@exec $(PYTHON) -m pytest -m faults $(ARGS)
+
+# A scratch database on the PostgreSQL that tests use, made if it is not there; BLOX_BENCH_DATABASE_URL names another.
+bench: $(VENV)/installed-dev
+	@if [ -z "$$BLOX_BENCH_DATABASE_URL" ]; then \
+		psql -qtA -h 127.0.0.1 -U postgres -c "SELECT 1 FROM pg_database WHERE datname = 'blox_bench'" | grep -q 1 || \
+			createdb -h 127.0.0.1 -U postgres blox_bench || exit 1; \
+	fi; \
+	DATABASE_URL=$${BLOX_BENCH_DATABASE_URL:-postgres://postgres@127.0.0.1:5432/blox_bench} exec $(PYTHON) -m bench.history $(ARGS)
 
 requirements: $(VENV)/installed-dev
 	@for name in requirements requirements-dev; do \

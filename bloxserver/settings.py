@@ -210,6 +210,10 @@ CELERY_WORKER_ENABLE_REMOTE_CONTROL = bool(REDIS_URL)  # `celery inspect`; embed
 CELERY_BEAT_SCHEDULE = {
     "tick": {"task": "triggers.tick", "schedule": 1.0, "options": {"queue": "clock", "expires": 1.0}},
     "sweep": {"task": "executions.sweep", "schedule": 1.0, "options": {"queue": "clock", "expires": 1.0}},
+    # These take their time, so workers do them, not the clock.
+    "fold tallies": {"task": "executions.fold_tallies", "schedule": 15.0, "options": {"expires": 15.0}},
+    "work operations": {"task": "executions.work_operations", "schedule": 10.0, "options": {"expires": 10.0}},
+    "prune history": {"task": "executions.prune_history", "schedule": 10.0, "options": {"expires": 10.0}},
 }
 CELERY_BEAT_SCHEDULER = "celery.beat:Scheduler"  # in memory: a metronome has nothing to remember, and two may run
 

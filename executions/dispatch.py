@@ -8,6 +8,7 @@ stays quiet for a few seconds.
 import logging
 import time
 from enum import StrEnum
+from functools import partial
 
 from celery import current_app
 from django.db import transaction
@@ -22,6 +23,9 @@ BELL_EXPIRES_SECONDS = 10.0  # an older bell tells nothing that the sweeper has 
 class Job(StrEnum):
     DRAIN = "executions.drain"
     SWEEP = "executions.sweep"
+    FOLD = "executions.fold_tallies"
+    OPERATE = "executions.work_operations"
+    PRUNE = "executions.prune_history"
 
 
 class _Breaker:
@@ -42,14 +46,19 @@ _breaker = _Breaker()
 
 def ring_bell() -> None:
     """Ring once the transaction that is under way has committed (at once when there is none)."""
-    transaction.on_commit(_publish, robust=True)
+    ring(Job.DRAIN)
 
 
-def _publish() -> None:
+def ring(job: Job) -> None:
+    """The same for another queue that is a table, and that the clock rings for too."""
+    transaction.on_commit(partial(_publish, job), robust=True)
+
+
+def _publish(job: Job) -> None:
     if _breaker.is_open():
         return
     try:
-        current_app.send_task(Job.DRAIN, ignore_result=True, retry=False, expires=BELL_EXPIRES_SECONDS)
+        current_app.send_task(job, ignore_result=True, retry=False, expires=BELL_EXPIRES_SECONDS)
     except (OperationalError, KombuError, OSError) as error:
         _breaker.trip()
         logger.warning("The broker is away (%s); executions start from the database until it is back.", error)

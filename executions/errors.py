@@ -31,3 +31,11 @@ class CallTooDeep(DomainError):
 
 class UnknownListener(InvalidInput):
     code = "unknown_listener"
+
+
+class FilterTooBroad(Conflict):
+    code = "filter_too_broad"
+
+
+class FilterTooWide(Conflict):
+    code = "filter_too_wide"

@@ -1,6 +1,5 @@
 """What a list of executions can be filtered by."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from django.http import QueryDict
@@ -8,7 +7,7 @@ from drf_spectacular.utils import OpenApiParameter
 from rest_framework import serializers
 
 from executions.models import ExecutionStatus, TriggerType
-from executions.querysets import ExecutionQuerySet
+from executions.wanted import MAX_SEARCH, Wanted
 
 
 class ExecutionFilters(serializers.Serializer[Any]):
@@ -19,30 +18,21 @@ class ExecutionFilters(serializers.Serializer[Any]):
     since = serializers.DateTimeField(required=False)
     until = serializers.DateTimeField(required=False)
     flow = serializers.UUIDField(required=False)
+    search = serializers.CharField(required=False, max_length=MAX_SEARCH)
 
-    @classmethod
-    def apply(cls, rows: ExecutionQuerySet, query: QueryDict) -> ExecutionQuerySet:
-        """The rows that match. Raises `rest_framework.exceptions.ValidationError` for a value that cannot be."""
-        filters = cls(data=_values(query))
-        filters.is_valid(raise_exception=True)
-        return _filtered(rows, filters.validated_data)
+
+def read_filters(query: QueryDict) -> Wanted:
+    """Raises `rest_framework.exceptions.ValidationError` for a value that cannot be."""
+    filters = ExecutionFilters(data=_values(query))
+    filters.is_valid(raise_exception=True)
+    data = filters.validated_data
+    return Wanted.from_valid({**data, "trigger_type": data.get("triggerType", ())})
 
 
 def _values(query: QueryDict) -> dict[str, Any]:
     several = {name: ",".join(query.getlist(name)) for name in ("status", "triggerType")}
-    single = {name: query[name] for name in ("since", "until", "flow") if query.get(name)}
+    single = {name: query[name] for name in ("since", "until", "flow", "search") if query.get(name)}
     return single | {name: [value.strip() for value in text.split(",")] for name, text in several.items() if text}
-
-
-def _filtered(rows: ExecutionQuerySet, wanted: Mapping[str, Any]) -> ExecutionQuerySet:
-    rows = rows.between(wanted.get("since"), wanted.get("until"))
-    if "status" in wanted:
-        rows = rows.filter(status__in=wanted["status"])
-    if "triggerType" in wanted:
-        rows = rows.filter(trigger_type__in=wanted["triggerType"])
-    if "flow" in wanted:
-        rows = rows.filter(flow_id=wanted["flow"])
-    return rows
 
 
 def _choices(name: str, choices: list[str], description: str) -> OpenApiParameter:
@@ -58,5 +48,13 @@ LIST_PARAMETERS = [
         "since", {"type": "string", "format": "date-time"}, description="Accepted at this moment or later."
     ),
     OpenApiParameter("until", {"type": "string", "format": "date-time"}, description="Accepted before this moment."),
+    OpenApiParameter(
+        "search",
+        {"type": "string", "maxLength": MAX_SEARCH},
+        description=(
+            "Only those whose error message, or input as JSON text, contains this, whatever the case. Looks through "
+            "some thousands of executions a page: `nextCursor` goes on where it stopped."
+        ),
+    ),
 ]
 FLOW_PARAMETER = OpenApiParameter("flow", {"type": "string", "format": "uuid"}, description="Only this flow's.")

@@ -44,9 +44,10 @@ class Execution(models.Model):
     """
 
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
-    user = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="+")
-    flow = models.ForeignKey(Flow, on_delete=models.CASCADE, related_name="executions")
-    version = models.ForeignKey(FlowVersion, on_delete=models.RESTRICT, related_name="+")
+    # Without indexes of their own: those of the lists begin with them.
+    user = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="+", db_index=False)
+    flow = models.ForeignKey(Flow, on_delete=models.CASCADE, related_name="executions", db_index=False)
+    version = models.ForeignKey(FlowVersion, on_delete=models.RESTRICT, related_name="+")  # its index: may it go?
     # Values, not foreign keys: history outlives the trigger.
     trigger_id = models.UUIDField(null=True, blank=True)
     trigger_name = models.CharField(max_length=100, blank=True)
@@ -110,7 +111,22 @@ class Execution(models.Model):
         ]
         indexes = [
             models.Index(fields=["flow", "-started_at", "-id"], name="execution_by_flow"),  # GET /flows/{id}/executions
-            models.Index(fields=["user", "-started_at", "-id"], name="execution_by_user"),  # GET /executions
+            # GET /executions, and backwards what `prune_history` looks for: a user's oldest.
+            models.Index(fields=["user", "-started_at", "-id"], name="execution_by_user"),
+            # The same lists of failures alone, which may be few among very many; what succeeds pays nothing for them.
+            models.Index(
+                fields=["flow", "-started_at", "-id"],
+                name="execution_failed_by_flow",
+                condition=Q(status__in=["error", "timeout"]),
+            ),
+            models.Index(
+                fields=["user", "-started_at", "-id"],
+                name="execution_failed_by_user",
+                condition=Q(status__in=["error", "timeout"]),
+            ),
+            models.Index(  # the admin's list of them
+                fields=["status", "-id"], name="execution_failed", condition=Q(status__in=["error", "timeout"])
+            ),
             models.Index(  # the claim
                 fields=["priority", "due_at"], name="execution_claimable", condition=Q(state__in=["queued", "parked"])
             ),
@@ -175,7 +191,8 @@ class Step(models.Model):
     """
 
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
-    execution = models.ForeignKey(Execution, on_delete=models.CASCADE, related_name="steps")
+    # The unique key below begins with it.
+    execution = models.ForeignKey(Execution, on_delete=models.CASCADE, related_name="steps", db_index=False)
     key = models.CharField(max_length=32)
     scope = models.CharField(
         max_length=64, blank=True, help_text="Empty, or the step's key and position that called this one."
@@ -241,6 +258,30 @@ class LargeOutput(models.Model):
         return f"output of {self.step_id}"
 
 
+class ExecutionTally(models.Model):
+    """How many executions of a flow have ended with a status, and for how long they were worked on: the sum of its rows.
+
+    A database trigger adds a row for each end (`tally.py`), so that no counter is fought over; the clock folds them
+    into one from time to time. Pruning adds negative ones.
+    """
+
+    # Values that the trigger copies: the execution's own foreign keys have been checked.
+    user = models.ForeignKey(
+        settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="+", db_constraint=False, db_index=False
+    )
+    flow = models.ForeignKey(Flow, on_delete=models.CASCADE, related_name="+", db_constraint=False, db_index=False)
+    status = models.CharField(max_length=10, choices=ExecutionStatus.choices)
+    runs = models.IntegerField()
+    milliseconds = models.BigIntegerField()
+
+    class Meta:
+        indexes = [models.Index(fields=["user", "flow"], name="tally_by_flow")]  # totals of a list, a flow's stats
+        verbose_name_plural = "execution tallies"
+
+    def __str__(self) -> str:
+        return f"{self.runs} {self.status}"
+
+
 class JournalEntry(models.Model):
     """The recorded result of one thing that a block asked of its run, by step and position.
 
@@ -248,7 +289,8 @@ class JournalEntry(models.Model):
     """
 
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
-    execution = models.ForeignKey(Execution, on_delete=models.CASCADE, related_name="journal")
+    # The unique position below begins with it.
+    execution = models.ForeignKey(Execution, on_delete=models.CASCADE, related_name="journal", db_index=False)
     step_key = models.CharField(max_length=32)
     position = models.CharField(max_length=32)
     kind = models.CharField(max_length=20, help_text="What was asked: record, transact, sleep, start_flow.")
@@ -264,3 +306,6 @@ class JournalEntry(models.Model):
 
     def __str__(self) -> str:
         return f"{self.kind} at {self.position}"
+
+
+from executions.bulk.models import BulkItem, BulkOperation  # noqa: E402, F401 - Django looks for models here

@@ -13,6 +13,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from bloxserver.api.pagination import ExecutionPagination
+from executions.listing import History
 from executions.models import Execution
 
 
@@ -20,30 +21,39 @@ class ExecutionHistoryPagination(ExecutionPagination):
     """Adds `cursor` to the query and `nextCursor` to the answer: newest first, what follows the last item.
 
     A cursor names a place between two executions, so that those accepted meanwhile neither repeat nor hide any.
-    `page` counts from that place; `total` is still that of the whole list.
+    `page` counts from that place; `total` is still that of the whole list, or at least so many (`totalIsExact`).
     """
 
     def paginate_queryset(self, queryset: Any, request: Request, view: Any = None) -> list[Any]:
-        rows = queryset.order_by("-started_at", "-id")
+        """The items of a `History`."""
+        history: History = queryset
+        start = self.read_page(request)
         cursor = request.query_params.get("cursor")
-        items = super().paginate_queryset(rows.filter(_after(cursor)) if cursor else rows, request, view)
-        self.more = self.page * self.size < self.total
-        if cursor:
-            self.total = queryset.count()
-        self.next_cursor = _cursor_at(items[-1]) if self.more and items else None
-        return items
+        page = history.page(after=_after(cursor) if cursor else None, start=start, size=self.size)
+        total = history.total()
+        self.total, self.is_exact = total.count, total.is_exact
+        self.more = page.has_more
+        self.next_cursor = _cursor_at(page.last) if page.has_more and page.last else None
+        return page.items
 
     def get_paginated_response(self, data: Any) -> Response:
         response = super().get_paginated_response(data)
-        response.data |= {"has_more": self.more, "next_cursor": self.next_cursor}
+        response.data |= {"total_is_exact": self.is_exact, "has_more": self.more, "next_cursor": self.next_cursor}
         return response
 
     def get_paginated_response_schema(self, schema: dict[str, Any]) -> dict[str, Any]:
         answer = super().get_paginated_response_schema(schema)
-        answer["required"].append("nextCursor")
+        answer["required"] += ["totalIsExact", "nextCursor"]
+        answer["properties"]["totalIsExact"] = {
+            "type": "boolean",
+            "description": "False: there are `total` or more. Exact always where only flow and status are filtered by.",
+        }
         answer["properties"]["nextCursor"] = {
             "type": ["string", "null"],
-            "description": "The `cursor` of what follows; null at the end.",
+            "description": (
+                "The `cursor` of what follows; null at the end. A page that was filtered by `triggerType` or `search` may "
+                "have few items or none, and still more behind it."
+            ),
         }
         return answer
 

@@ -2,10 +2,12 @@
 
 from datetime import datetime
 from typing import TYPE_CHECKING, Self
+from uuid import UUID
 
 from django.db.models import Q
 from django.db.models.functions import Now
 
+from flows.models import Flow
 from flows.querysets import OwnedQuerySet
 
 if TYPE_CHECKING:
@@ -24,6 +26,15 @@ class ExecutionQuerySet(OwnedQuerySet["Execution"]):
     def expired(self) -> Self:
         """Held by a worker that has not renewed its lease."""
         return self.filter(state="working", lease_until__lt=Now())
+
+    def of_flow(self, flow_id: UUID, user: "User") -> Self:
+        """For `user` too, but asked of the flow: given the user of each row, PostgreSQL may read through all of theirs to
+        find those of a flow that has not run lately."""
+        return self.filter(flow_id=flow_id, flow__user=user, flow__deleted_at=None)
+
+    def of_existing_flows(self, user: "User") -> Self:
+        """Without those of deleted flows, which wait for `prune_history`."""
+        return self.exclude(flow__in=Flow.with_deleted.filter(user=user, deleted_at__isnull=False))
 
     def between(self, since: datetime | None, until: datetime | None) -> Self:
         rows = self

@@ -1,16 +1,17 @@
-"""What executions do when a flow is stopped."""
+"""What executions do when a flow is stopped or deleted."""
 
 from typing import Any
 
 from django.dispatch import receiver
 from django.utils import timezone
 
+from executions import history
 from executions.engine.sweeper import settle_stop
 from executions.errors import ExecutionEnded
 from executions.models import Execution
 from executions.services import cancel_execution
 from flows.models import Flow
-from flows.signals import flow_stopped
+from flows.signals import flow_deleted, flow_stopped
 
 
 @receiver(flow_stopped)
@@ -23,3 +24,9 @@ def end_executions(flow: Flow, force: bool = False, **_: Any) -> None:
             except ExecutionEnded:
                 continue
     settle_stop(flow)
+
+
+@receiver(flow_deleted)
+def delete_executions(flow: Flow, **_: Any) -> bool:
+    """As many as one transaction should take; True when `prune_history` has to go on with the rest."""
+    return history.delete_some_of_flow(flow)

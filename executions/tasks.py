@@ -1,7 +1,10 @@
 """Celery's way in: shells around one call each, safe to be delivered twice or never."""
 
 from celery import shared_task
+from django.utils import timezone
 
+from executions import history, tally
+from executions.bulk import services as bulk
 from executions.dispatch import Job
 from executions.engine import shutdown  # noqa: F401 - its flag must be made before the worker forks
 
@@ -20,3 +23,19 @@ def sweep() -> None:
     from executions.engine.sweeper import sweep
 
     sweep()
+
+
+@shared_task(name=Job.FOLD, ignore_result=True)
+def fold_tallies() -> None:
+    tally.fold()
+
+
+@shared_task(name=Job.PRUNE, ignore_result=True)
+def prune_history() -> None:
+    history.prune_history(now=timezone.now())
+    bulk.prune_operations(now=timezone.now())
+
+
+@shared_task(name=Job.OPERATE, ignore_result=True)
+def work_operations() -> None:
+    bulk.work_operations(now=timezone.now())

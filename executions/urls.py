@@ -2,9 +2,11 @@
 
 from django.urls import path
 
+from executions.bulk.views import BulkOperationViewSet
 from executions.views import (
     EventsView,
     ExecutionViewSet,
+    ExplainView,
     FlowExecutionsStatsView,
     FlowExecutionViewSet,
     FlowStatsView,
@@ -17,6 +19,13 @@ EXECUTION = f"{FLOW}/<uuid:execution_id>"
 
 urlpatterns = [
     path("executions", ExecutionViewSet.as_view({"get": "list"}), name="executions"),
+    path("executions/retry", BulkOperationViewSet.as_view({"post": "retry"}), name="executions-retry"),
+    path("executions/cancel", BulkOperationViewSet.as_view({"post": "cancel"}), name="executions-cancel"),
+    path(
+        "executions/operations/<uuid:operation_id>",
+        BulkOperationViewSet.as_view({"get": "retrieve"}),
+        name="executions-operation",
+    ),
     path("flows/<uuid:flow_id>/stats", FlowStatsView.as_view(), name="flow-stats"),
     path(FLOW, FlowExecutionViewSet.as_view({"get": "list"}), name="flow-executions"),
     path(f"{FLOW}/stats", FlowExecutionsStatsView.as_view(), name="flow-executions-stats"),
@@ -24,6 +33,7 @@ urlpatterns = [
     path(EXECUTION, FlowExecutionViewSet.as_view({"get": "retrieve"}), name="execution"),
     path(f"{EXECUTION}/cancel", FlowExecutionViewSet.as_view({"post": "cancel"}), name="execution-cancel"),
     path(f"{EXECUTION}/retry", FlowExecutionViewSet.as_view({"post": "retry"}), name="execution-retry"),
+    path(f"{EXECUTION}/explain", ExplainView.as_view(), name="execution-explain"),
     path(f"{EXECUTION}/steps", StepViewSet.as_view({"get": "list"}), name="steps"),
     path(f"{EXECUTION}/steps/<uuid:step_id>", StepViewSet.as_view({"get": "retrieve"}), name="step"),
     path(f"{EXECUTION}/events", EventsView.as_view(), name="execution-events"),

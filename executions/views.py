@@ -1,5 +1,6 @@
 """The API of executions: lists, one with its trace and events, running, cancelling and retrying."""
 
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
@@ -19,7 +20,10 @@ from bloxserver.api.pagination import ExecutionPagination
 from bloxserver.api.schema import api_error
 from bloxserver.api.views import TenantViewSet
 from executions import serializers, services
-from executions.filters import FLOW_PARAMETER, LIST_PARAMETERS, ExecutionFilters
+from executions.explain import explain, read_record
+from executions.explain_serializers import ExplanationSerializer
+from executions.filters import FLOW_PARAMETER, LIST_PARAMETERS, read_filters
+from executions.listing import History
 from executions.models import Execution, Step, TriggerType
 from executions.pagination import ExecutionHistoryPagination
 from executions.querysets import ExecutionQuerySet, StepQuerySet
@@ -38,8 +42,14 @@ class ExecutionListViewSet(mixins.ListModelMixin, TenantViewSet):
 
     pagination_class = ExecutionHistoryPagination
 
-    def filter_queryset(self, queryset: Any) -> Any:
-        return ExecutionFilters.apply(queryset, self.request.query_params)
+    def paginate_queryset(self, queryset: Any) -> Any:
+        wanted = read_filters(self.request.query_params)
+        if "flow_id" in self.kwargs:
+            wanted = replace(wanted, flow_id=self.kwargs["flow_id"])
+        user: Any = self.request.user
+        rows = queryset if wanted.flow_id is None else Execution.objects.of_flow(wanted.flow_id, user)
+        history: Any = History(rows, wanted, user.pk)
+        return super().paginate_queryset(history)
 
 
 class ExecutionViewSet(ExecutionListViewSet):
@@ -47,6 +57,10 @@ class ExecutionViewSet(ExecutionListViewSet):
 
     queryset = Execution.objects.all()
     serializer_class = serializers.ExecutionSummarySerializer
+
+    def get_queryset(self) -> ExecutionQuerySet:
+        executions: Any = super().get_queryset()
+        return executions.of_existing_flows(self.request.user)
 
     @extend_schema(operation_id="listExecutions", parameters=[*LIST_PARAMETERS, FLOW_PARAMETER])
     def list(self, request: Request) -> Response:
@@ -150,6 +164,14 @@ class OneExecutionMixin(FlowChildMixin):
         super().initial(request, *args, **kwargs)
         executions = Execution.objects.for_user(request.user).filter(flow=self.flow)  # type: ignore[arg-type]
         self.execution = get_object_or_404(executions, pk=kwargs["execution_id"])
+
+
+class ExplainView(OneExecutionMixin, APIView):
+    @extend_schema(operation_id="explainExecution", responses=ExplanationSerializer)
+    def get(self, request: Request, flow_id: UUID, execution_id: UUID) -> Response:
+        """Why it ran, on which version, what it waited for, what failed, what it cost, what a retry would do again."""
+        explanation = explain(read_record(self.execution), now=timezone.now())
+        return Response(ExplanationSerializer(explanation).data)
 
 
 class StepViewSet(OneExecutionMixin, TenantViewSet):

@@ -9,7 +9,7 @@ from django.db import models
 from django.utils import timezone
 
 from bloxserver.core.ids import new_id
-from flows.querysets import FlowQuerySet, OwnedQuerySet
+from flows.querysets import FlowManager, FlowQuerySet, OwnedQuerySet
 
 NAME_TAKEN = "This name is stored already; change that one."
 
@@ -51,14 +51,20 @@ class Flow(models.Model):
     )
     created_at = models.DateTimeField(default=timezone.now, editable=False)
     updated_at = models.DateTimeField(default=timezone.now, editable=False)
+    deleted_at = models.DateTimeField(
+        null=True, blank=True, editable=False, help_text="It is gone for everybody; its long history still has to go."
+    )
 
-    objects: ClassVar[FlowQuerySet] = FlowQuerySet.as_manager()  # type: ignore[assignment]
+    objects: ClassVar[FlowQuerySet] = FlowManager()
+    with_deleted: ClassVar[FlowQuerySet] = FlowQuerySet.as_manager()  # type: ignore[assignment]
 
     class Meta:
         indexes = [
             models.Index(fields=["user", "-updated_at", "-id"], name="flow_by_user"),  # GET /flows
             # The sweeper's look for flows whose last execution has ended.
             models.Index(fields=["id"], name="flow_stopping", condition=models.Q(status="stopping")),
+            # What `prune_history` has to clear away, and what lists of executions leave out.
+            models.Index(fields=["user"], name="flow_deleted", condition=models.Q(deleted_at__isnull=False)),
         ]
         constraints = [
             models.CheckConstraint(condition=models.Q(status__in=FlowStatus.values), name="flow_status_known"),

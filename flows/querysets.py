@@ -41,3 +41,10 @@ class FlowQuerySet(OwnedQuerySet["Flow"]):
         return self.select_related("deployed_version").defer(
             "deployed_version__organism_yaml", "deployed_version__canvas_state"
         )
+
+
+class FlowManager(models.Manager.from_queryset(FlowQuerySet)):  # type: ignore[misc]
+    """All flows but those that are deleted, and whose history is still being cleared away."""
+
+    def get_queryset(self) -> FlowQuerySet:
+        return super().get_queryset().filter(deleted_at=None)

@@ -161,6 +161,10 @@ def executions(call: Caller, public: Caller, flow: str, drain: Drain) -> None:
     for path in (all_of_it, "/api/v1/executions"):
         page = call(200, "GET", f"{path}?pageSize=1&status=success,error&triggerType=manual")
         call(200, "GET", f"{path}?cursor={page['nextCursor']}")
+    call(200, "GET", f"{all_of_it}/{retried}/explain")
+    for verb in ("retry", "cancel"):
+        operation = call(202, "POST", f"/api/v1/executions/{verb}", {"flow": flow, "status": ["error"]})["id"]
+        call(200, "GET", f"/api/v1/executions/operations/{operation}")
     call(200, "GET", f"{FLOWS}/{flow}/stats")
     call(200, "GET", f"{all_of_it}/stats")
     events = call(200, "GET", f"{all_of_it}/{retried}/events", Accept="text/event-stream")

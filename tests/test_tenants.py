@@ -23,6 +23,7 @@ from rest_framework.test import APIClient
 
 from accounts.models import Tier, User
 from accounts.services import create_access_token
+from executions.bulk.models import BulkOperation
 from executions.models import Execution
 from executions.pagination import _cursor_at as cursor_at
 from executions.tickets import issue_ticket
@@ -104,12 +105,16 @@ ROUTES: dict[str, Route] = {
     ),
     "api/v1/blocks": Route(own=True),
     "api/v1/executions": Route(own=True, query={"flow": flow_of, "cursor": cursor_of}),
+    "api/v1/executions/retry": Route(own=True, bodies={"POST": {"until": "1999-01-01T00:00:00Z"}}),
+    "api/v1/executions/cancel": Route(own=True, bodies={"POST": {"until": "1999-01-01T00:00:00Z"}}),
+    "api/v1/executions/operations/<uuid:operation_id>": Route(),
     f"{FLOW}/stats": Route(),
     f"{FLOW}/executions": Route(query={"cursor": cursor_of}),
     f"{FLOW}/executions/stats": Route(),
     f"{FLOW}/executions/run": Route(bodies={"POST": {"inputPayload": 1, "draft": True, "listener": "hers"}}),
     EXECUTION: Route(),
     f"{EXECUTION}/cancel": Route(),
+    f"{EXECUTION}/explain": Route(),
     f"{EXECUTION}/retry": Route(bodies={"POST": {"from": "start"}}),
     f"{EXECUTION}/steps": Route(),
     f"{EXECUTION}/steps/<uuid:step_id>": Route(),
@@ -169,6 +174,7 @@ class Belongings:
             "flow_id": flow.pk,
             "execution_id": execution.pk,
             "step_id": step.pk,
+            "operation_id": BulkOperation.objects.create(user=user, verb="retry", asked={"search": word}, total=1).pk,
             "trigger_id": webhook.pk,
             "delivery_id": delivery.pk,
             "number": 1,

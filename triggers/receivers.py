@@ -6,8 +6,9 @@ from django.dispatch import receiver
 from django.utils import timezone
 
 from flows.models import Flow
-from flows.signals import flow_exported, flow_imported, flow_started, flow_stopped
+from flows.signals import flow_deleted, flow_exported, flow_imported, flow_started, flow_stopped
 from triggers import services
+from triggers.models import Trigger
 
 
 @receiver(flow_started)
@@ -18,6 +19,11 @@ def arm(sender: type[Flow], flow: Flow, **kwargs: Any) -> None:
 @receiver(flow_stopped)
 def disarm(sender: type[Flow], flow: Flow, **kwargs: Any) -> None:
     services.disarm_flow(flow=flow)
+
+
+@receiver(flow_deleted)
+def delete_triggers(sender: type[Flow], flow: Flow, **kwargs: Any) -> None:
+    Trigger.objects.filter(flow=flow).delete()
 
 
 @receiver(flow_imported)

@@ -21,12 +21,16 @@ class PageNumberPagination(BasePagination):
 
     def paginate_queryset(self, queryset: Any, request: Request, view: Any = None) -> list[Any]:
         """The items of the page asked for. Raises `ValidationError` when `page` or `pageSize` is not in range."""
+        start = self.read_page(request)
+        self.total = queryset.count() if isinstance(queryset, QuerySet) else len(queryset)
+        return list(queryset[start : start + self.size]) if start < self.total else []
+
+    def read_page(self, request: Request) -> int:
+        """Set `page` and `size` to what is asked for; the place of the page's first item, from 0."""
         size_name = "page_size" if "page_size" in request.query_params else "pageSize"
         self.size = _number(request, size_name, default=self.page_size, maximum=self.max_page_size)
         self.page = _number(request, "page", default=1, maximum=MAX_PAGE)
-        self.total = queryset.count() if isinstance(queryset, QuerySet) else len(queryset)
-        start = (self.page - 1) * self.size
-        return list(queryset[start : start + self.size]) if start < self.total else []
+        return (self.page - 1) * self.size
 
     def get_paginated_response(self, data: Any) -> Response:
         return Response(

@@ -1,6 +1,22 @@
 """The operators' view of executions: read-only history, with the actions to cancel and to retry."""
 
+from executions.admin.bulk import BulkItemAdmin, BulkOperationAdmin
 from executions.admin.executions import ExecutionAdmin
-from executions.admin.records import ExecutionPayloadAdmin, JournalEntryAdmin, LargeOutputAdmin, StepAdmin
+from executions.admin.records import (
+    ExecutionPayloadAdmin,
+    ExecutionTallyAdmin,
+    JournalEntryAdmin,
+    LargeOutputAdmin,
+    StepAdmin,
+)
 
-__all__ = ["ExecutionAdmin", "ExecutionPayloadAdmin", "JournalEntryAdmin", "LargeOutputAdmin", "StepAdmin"]
+__all__ = [
+    "BulkItemAdmin",
+    "BulkOperationAdmin",
+    "ExecutionAdmin",
+    "ExecutionPayloadAdmin",
+    "ExecutionTallyAdmin",
+    "JournalEntryAdmin",
+    "LargeOutputAdmin",
+    "StepAdmin",
+]

@@ -6,7 +6,6 @@ from typing import Any
 from uuid import UUID
 
 from django.contrib import admin, messages
-from django.core.paginator import Paginator
 from django.db.models import Q, QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import reverse
@@ -20,6 +19,7 @@ from bloxserver.core.errors import DomainError
 from executions import services
 from executions.admin.base import LargeTableAdmin
 from executions.admin.texts import as_uuid, execution_link, json_field, milliseconds, moment, pretty, short
+from executions.explain import explain, read_record
 from executions.models import Execution, ExecutionStatus, State
 from executions.trace import TracedStep, Value, trace
 from flows.models import Flow
@@ -43,7 +43,6 @@ class ExecutionAdmin(ButtonsAdmin, LargeTableAdmin):
     list_select_related = ("flow", "user")
     list_filter = ("status", "state", "trigger_type", "is_draft", "started_at")
     ordering = ("-id",)
-    paginator = Paginator  # exact: the executions table is narrow
     search_fields = ("id",)
     search_help_text = "The id of an execution, flow, user or trigger; a flow's name; a user's e-mail address."
     actions = ("cancel", "retry_from_start", "retry_from_failed")
@@ -230,6 +229,7 @@ class ExecutionAdmin(ButtonsAdmin, LargeTableAdmin):
             "rows": [_row(traced, names) for traced in trace(steps[:STEPS_SHOWN], characters=STEP_CHARACTERS)],
             "more_steps": len(steps) > STEPS_SHOWN,
             "steps_url": f"{reverse('admin:executions_step_changelist')}?q={execution.pk}",
+            "explanation": explain(read_record(execution), now=timezone.now()),
         }
 
     # Actions. ----------------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from executions.admin.texts import (
     pretty,
     short,
 )
-from executions.models import ExecutionPayload, JournalEntry, LargeOutput, Step
+from executions.models import ExecutionPayload, ExecutionTally, JournalEntry, LargeOutput, Step
 from executions.trace import Value, trace
 
 
@@ -130,6 +130,21 @@ class ExecutionPayloadAdmin(OfExecutionAdmin):
     @admin.display(description="input")
     def start_of_input(self, payload: ExecutionPayload) -> str:
         return short(getattr(payload, "start", ""))
+
+
+@admin.register(ExecutionTally)
+class ExecutionTallyAdmin(LargeTableAdmin):
+    """What totals and statistics are sums of."""
+
+    list_display = ("id", "user", "flow", "status", "runs", "milliseconds")
+    list_select_related = ("user", "flow")
+    list_filter = ("status",)
+    search_fields = ("user__email", "flow__name")
+    search_help_text = "A user's e-mail address, or a flow's name."
+    ordering = ("-id",)
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[ExecutionTally]:
+        return super().get_queryset(request).defer("flow__organism_yaml", "flow__canvas_state")
 
 
 @admin.register(JournalEntry)

@@ -1,7 +1,15 @@
 """What can be done with flows. Each verb owns its transaction; the apps above import from here."""
 
 from flows.services.deployments import fail_flow, finish_stop, start_flow, stop_flow
-from flows.services.flows import create_flow, delete_flow, duplicate_flow, export_flow, flow_by_reference, update_flow
+from flows.services.flows import (
+    create_flow,
+    delete_flow,
+    duplicate_flow,
+    erase_flow,
+    export_flow,
+    flow_by_reference,
+    update_flow,
+)
 from flows.services.locks import share_flow
 from flows.services.secrets import delete_secret, secret_value, set_secret
 from flows.services.variables import delete_variable, set_variable, variables_for
@@ -14,6 +22,7 @@ __all__ = [
     "delete_variable",
     "draft_version",
     "duplicate_flow",
+    "erase_flow",
     "export_flow",
     "fail_flow",
     "finish_stop",

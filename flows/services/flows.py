@@ -12,9 +12,9 @@ from billing.services import limits_of
 from bloxserver.core.errors import NotFound
 from flows.default_organism import DEFAULT_ORGANISM_YAML
 from flows.errors import FlowLimitReached, FlowNameAmbiguous, FlowNotFound
-from flows.models import Flow, Secret, Variable
+from flows.models import Flow, FlowStatus, KeyValue, Secret, Variable
 from flows.services.locks import lock_owner
-from flows.signals import flow_exported, flow_imported, flow_stopped
+from flows.signals import flow_deleted, flow_exported, flow_imported, flow_stopped
 
 MAX_NAME = Flow._meta.get_field("name").max_length or 100
 
@@ -65,14 +65,32 @@ def update_flow(*, flow: Flow, changes: dict[str, Any]) -> Flow:
 def delete_flow(*, flow: Flow) -> None:
     """Stop the flow by force and delete it with its versions, executions, triggers and stores.
 
-    The row is locked against new executions too, since those would keep a reference to it.
+    What has too long a history for one transaction disappears from sight at once, and from the database bit by bit. The
+    row is locked against new executions too, since those would keep a reference to it.
     """
     with transaction.atomic():
         locked = Flow.objects.select_for_update(of=("self",)).filter(pk=flow.pk).first()
         if locked is None:
             return
         flow_stopped.send(sender=Flow, flow=locked, force=True)
-        locked.delete()
+        if any(left for _, left in flow_deleted.send(sender=Flow, flow=locked)):
+            _bury(locked)
+        else:
+            locked.delete()
+
+
+def _bury(locked: Flow) -> None:
+    for model in (Variable, Secret, KeyValue):
+        model.objects.filter(flow=locked).delete()
+    Flow.objects.filter(pk=locked.pk).update(
+        deleted_at=timezone.now(), status=FlowStatus.STOPPED, container_id=None, error_message=None
+    )
+
+
+def erase_flow(*, flow: Flow) -> None:
+    """Delete the row and the versions of a flow that `delete_flow` left for its long history, which is gone now."""
+    with transaction.atomic():
+        Flow.with_deleted.filter(pk=flow.pk, deleted_at__isnull=False).delete()
 
 
 def duplicate_flow(*, flow: Flow, name: str | None = None) -> Flow:

@@ -30,7 +30,7 @@ def share_flow(flow: Flow) -> None:
     will be. SQLite needs no such lock, its writers take turns.
     """
     if connection.vendor == "postgresql":
-        query = "SELECT id, status, deployed_version_id FROM flows_flow WHERE id = %s FOR SHARE"
+        query = "SELECT id, status, deployed_version_id FROM flows_flow WHERE id = %s AND deleted_at IS NULL FOR SHARE"
         rows = [(row.status, row.deployed_version_id) for row in Flow.objects.raw(query, [flow.pk])]
     else:
         rows = list(Flow.objects.filter(pk=flow.pk).values_list("status", "deployed_version_id"))

@@ -1,0 +1,1 @@
+"""Retrying and cancelling many executions at once."""

@@ -1,0 +1,366 @@
+"""Why an execution ran, on what, what it waited for, what went wrong, what it cost, and what a retry would do again.
+
+`explain` is pure: rows in, answer out. `read_record` reads the rows. All of it is told from what is on record; what is not
+(the moment of each claim, say) is left out rather than guessed.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from bloxserver.core import json_text
+from executions.models import Execution, ExecutionStatus, JournalEntry, State, Step, StepStatus, TriggerType
+from flows.blocks.base import Effects
+from flows.models import Flow, FlowStatus, FlowVersion
+from flows.organism import OrganismInvalid
+from flows.services import load_organism
+
+STEPS_READ = 2_000  # an organism's default limit is 1,000 messages
+WORKER_LOST = "worker_lost"
+SLEEP, START_FLOW = "sleep", "start_flow"  # kinds of journal entries
+DELIVERY_HEADERS = (  # as triggers take them for a delivery's id, in that order
+    "idempotency-key",
+    "x-github-delivery",
+    "webhook-id",
+    "svix-id",
+    "x-shopify-webhook-id",
+    "x-atlassian-webhook-identifier",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What is on record of one execution. `effects` are those of its version's listeners; empty if it no longer loads."""
+
+    execution: Execution
+    trigger: Mapping[str, Any]
+    version: FlowVersion
+    flow: Flow
+    steps: Sequence[Step] = ()
+    journal: Sequence[JournalEntry] = ()
+    children: Mapping[UUID, Execution] = field(default_factory=dict)
+    effects: Mapping[str, Effects] = field(default_factory=dict)
+    is_complete: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Why:
+    text: str
+    trigger_type: str
+    trigger_id: UUID | None
+    trigger_name: str
+    fired_at: str | None
+    scheduled_for: datetime | None
+    delivery_id: str | None
+    retry_of: UUID | None
+    parent_id: UUID | None
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    number: int | None
+    deployed_at: datetime | None
+    is_deployed_now: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """`until` is when it went on, or is due to; null while nobody knows."""
+
+    cause: str  # queued, delay, retry, call_flow
+    listener: str | None
+    since: datetime
+    until: datetime | None
+    seconds: float | None
+    execution_id: UUID | None = None  # the called one
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    listener: str
+    step_id: UUID
+    attempt: int
+    code: str
+    error: str
+    at: datetime | None
+    outcome: str  # tried_again, handled, failed
+
+
+@dataclass(frozen=True, slots=True)
+class Crashes:
+    """`alone` counts leases that expired while the execution had a worker to itself; three end it."""
+
+    lease_has_expired: bool
+    alone: int
+    steps_under_way: int  # that a worker's death cut off
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    steps: int
+    attempts: int
+    seconds_worked: float
+    seconds_allowed: int
+    queued_ms: int | None
+    duration_ms: int | None
+    tokens_in: int
+    tokens_out: int
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    listener: str
+    step_id: UUID
+    effects: str
+    status: str
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """What a retry would do: whether it is possible now, and of what is on record what would happen again, or be kept."""
+
+    is_possible: bool
+    text: str
+    version: int | None
+    again: list[Effect]
+    kept: list[Effect]
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    execution_id: UUID
+    status: str
+    state: str
+    text: str
+    why: Why
+    version: Version
+    waits: list[Wait]
+    failures: list[Failure]
+    crashes: Crashes
+    cost: Cost
+    retry_from_start: Retry
+    retry_from_failed: Retry
+    is_complete: bool
+
+
+def read_record(execution: Execution) -> Record:
+    """The rows, in a few queries whatever the length of the trace; of more than `STEPS_READ` steps the first."""
+    asked = execution.journal.filter(kind__in=[SLEEP, START_FLOW]).order_by("created_at")
+    journal = list(asked[:STEPS_READ])
+    called = [json_text.loads(entry.value) for entry in journal if entry.kind == START_FLOW]
+    steps = list(execution.steps.defer("input", "output", "parents", "notes").order_by("number")[: STEPS_READ + 1])
+    flow = Flow.with_deleted.without_bodies().select_related("deployed_version").get(pk=execution.flow_id)
+    return Record(
+        execution=execution,
+        trigger=json_text.loads(execution.payload.trigger),
+        version=FlowVersion.objects.defer("organism_yaml", "canvas_state").get(pk=execution.version_id),
+        flow=flow,
+        steps=steps[:STEPS_READ],
+        journal=journal,
+        children={row.pk: row for row in Execution.objects.filter(pk__in=called)},
+        effects=_effects(execution.version_id),
+        is_complete=len(steps) <= STEPS_READ,
+    )
+
+
+def _effects(version_id: UUID) -> dict[str, Effects]:
+    try:
+        listeners = load_organism(version_id).listeners
+    except OrganismInvalid:  # a block is gone, say
+        return {}
+    return {name: listener.block.effects(listener.config.raw) for name, listener in listeners.items()}
+
+
+def explain(record: Record, *, now: datetime) -> Explanation:
+    execution = record.execution
+    return Explanation(
+        execution_id=execution.pk,
+        status=execution.status,
+        state=execution.state,
+        text=_state_text(record, now),
+        why=_why(execution, record.trigger),
+        version=_version(record),
+        waits=sorted(_waits(record, now), key=lambda wait: wait.since),
+        failures=[failure for step in record.steps for failure in _failures(step)],
+        crashes=_crashes(record, now),
+        cost=_cost(record),
+        retry_from_start=_from_start(record),
+        retry_from_failed=_from_failed(record),
+        is_complete=record.is_complete,
+    )
+
+
+def _state_text(record: Record, now: datetime) -> str:
+    execution = record.execution
+    match execution.state:
+        case State.QUEUED:
+            if execution.claimed_at is None:
+                return "It waits for a worker to take it."
+            return "It has been worked on, and waits for a worker to go on with it."
+        case State.WORKING:
+            return f"The worker {execution.lease_owner} is at it."
+        case State.PARKED:
+            waiting = ", ".join(sorted({step.listener for step in record.steps if step.status == StepStatus.WAITING}))
+            due = f" until {_iso(execution.due_at)}" if execution.due_at else ""
+            return f"It waits{due} without holding a worker{f', in {waiting}' if waiting else ''}."
+        case _:
+            reason = f": {execution.error_message}" if execution.error_message else "."
+            return f"It ended as {execution.status} at {_iso(execution.completed_at)}{reason}"
+
+
+def _why(execution: Execution, trigger: Mapping[str, Any]) -> Why:
+    headers = trigger.get("headers") or {}
+    delivery = next((headers[name] for name in DELIVERY_HEADERS if headers.get(name)), None)
+    return Why(
+        text=_why_text(execution, trigger, delivery),
+        trigger_type=execution.trigger_type,
+        trigger_id=execution.trigger_id,
+        trigger_name=execution.trigger_name,
+        fired_at=trigger.get("firedAt"),
+        scheduled_for=execution.scheduled_for,
+        delivery_id=delivery,
+        retry_of=execution.retry_of,
+        parent_id=execution.parent_id,
+    )
+
+
+def _why_text(execution: Execution, trigger: Mapping[str, Any], delivery: str | None) -> str:
+    if execution.retry_of:
+        return f"It repeats the execution {execution.retry_of}."
+    if execution.parent_id:
+        return f"The execution {execution.parent_id} called this flow."
+    if execution.is_draft:
+        return "Somebody tested the draft."
+    named = f' "{execution.trigger_name}"' if execution.trigger_name else ""
+    if execution.trigger_type == TriggerType.WEBHOOK:
+        method = f"{trigger['method']} " if trigger.get("method") else ""
+        return f"A {method}request came to the webhook{named}{f', delivery {delivery}' if delivery else ''}."
+    if execution.trigger_type == TriggerType.SCHEDULE:
+        moment = f" for its moment {_iso(execution.scheduled_for)}" if execution.scheduled_for else " by hand"
+        return f"The schedule{named} fired{moment}."
+    return f"Somebody ran it by hand{f' through the trigger{named}' if named else ''}."
+
+
+def _version(record: Record) -> Version:
+    version = record.version
+    return Version(
+        number=version.number,
+        deployed_at=version.created_at if version.number else None,
+        is_deployed_now=record.flow.deployed_version_id == version.pk,
+    )
+
+
+def _waits(record: Record, now: datetime) -> Iterator[Wait]:
+    execution = record.execution
+    end = execution.completed_at or now
+    yield _wait("queued", None, execution.started_at, execution.claimed_at or execution.completed_at)
+    listeners = {step.key: step.listener for step in record.steps}
+    for entry in record.journal:
+        if entry.kind == START_FLOW:
+            child = record.children.get(UUID(json_text.loads(entry.value)))  # None: it has been pruned
+            if child is not None:
+                listener = listeners.get(entry.step_key)
+                yield _wait("call_flow", listener, child.started_at, child.completed_at, child.pk)
+            continue
+        due = datetime.fromisoformat(json_text.loads(entry.value))
+        cause = "retry" if entry.position.startswith("retry ") else "delay"
+        until = min(due, end) if execution.state == State.ENDED else due
+        yield _wait(cause, listeners.get(entry.step_key), entry.created_at, until)
+
+
+def _wait(
+    cause: str, listener: str | None, since: datetime, until: datetime | None, execution_id: UUID | None = None
+) -> Wait:
+    seconds = None if until is None else round(max(0.0, (until - since).total_seconds()), 3)
+    return Wait(cause, listener, since, until, seconds, execution_id)
+
+
+def _failures(step: Step) -> Iterator[Failure]:
+    for entry in step.failures:
+        at = datetime.fromisoformat(entry["at"])
+        yield Failure(step.listener, step.pk, entry["attempt"], entry["code"], entry["error"], at, "tried_again")
+    if step.status == StepStatus.ERROR:
+        outcome = "handled" if step.is_handled_error else "failed"
+        yield Failure(
+            step.listener, step.pk, step.attempt, step.error_code, step.error or "", step.completed_at, outcome
+        )
+
+
+def _crashes(record: Record, now: datetime) -> Crashes:
+    execution = record.execution
+    cut_off = sum(
+        failure.code == WORKER_LOST and failure.outcome != "handled"
+        for step in record.steps
+        for failure in _failures(step)
+    )
+    overdue = execution.lease_until is not None and execution.lease_until < now
+    expired = execution.claim_alone or overdue or execution.error_code == WORKER_LOST
+    if not expired:
+        text = "No worker has died while it worked on this execution, as far as is on record."
+    elif overdue:
+        text = f"The lease of {execution.lease_owner} has run out: another worker takes over within seconds."
+    else:
+        text = "A worker that held it has given no sign of life; since then it gets a worker to itself." + (
+            f" {execution.crashes} more died then." if execution.crashes else ""
+        )
+    return Crashes(expired, execution.crashes, cut_off, text)
+
+
+def _cost(record: Record) -> Cost:
+    execution, steps = record.execution, record.steps
+    return Cost(
+        steps=len(steps),
+        attempts=sum(step.attempt for step in steps),
+        seconds_worked=round(execution.seconds_worked, 3),
+        seconds_allowed=execution.seconds_allowed,
+        queued_ms=execution.queued_ms,
+        duration_ms=execution.duration_ms,
+        tokens_in=sum(step.tokens_in for step in steps),
+        tokens_out=sum(step.tokens_out for step in steps),
+    )
+
+
+def _from_start(record: Record) -> Retry:
+    execution, flow = record.execution, record.flow
+    deployed = flow.deployed_version
+    again = [effect for step in record.steps if (effect := _effect(record, step))]
+    possible, text = True, "Everything runs again, with the same payload"
+    if execution.state != State.ENDED:
+        possible, text = False, "It has not ended: cancel it, or wait for its end."
+    elif execution.is_draft:
+        text += ", on the draft as it is now."
+    elif flow.status != FlowStatus.RUNNING or deployed is None:
+        possible, text = False, f"The flow is {flow.status}: start it first."
+    else:
+        text += f", on version {deployed.number}, which is the deployed one."
+    number = None if execution.is_draft or deployed is None else deployed.number
+    return Retry(possible, text, number, again, [])
+
+
+def _from_failed(record: Record) -> Retry:
+    execution, flow = record.execution, record.flow
+    kept_steps = [step for step in record.steps if step.status == StepStatus.SUCCESS or step.is_handled_error]
+    kept = [effect for step in kept_steps if (effect := _effect(record, step))]
+    again = [effect for step in record.steps if step not in kept_steps and (effect := _effect(record, step))]
+    possible = True
+    text = f"The {len(kept_steps)} steps that had finished are kept; the rest runs, on the same version as before."
+    if execution.state != State.ENDED:
+        possible, text = False, "It has not ended: cancel it, or wait for its end."
+    elif execution.status == ExecutionStatus.SUCCESS:
+        possible, text = False, "It succeeded: retry it from the start instead."
+    elif not execution.is_draft and flow.status != FlowStatus.RUNNING:
+        possible, text = False, f"The flow is {flow.status}: start it first."
+    return Retry(possible, text, record.version.number, again, kept)
+
+
+def _effect(record: Record, step: Step) -> Effect | None:
+    """What the step did, or may have done, beyond computing; None where running it again changes nothing."""
+    effects = record.effects.get(step.listener, Effects.NONE)
+    return None if effects is Effects.NONE else Effect(step.listener, step.pk, effects.value, step.status)
+
+
+def _iso(moment: datetime | None) -> str:
+    return f"{moment:%Y-%m-%dT%H:%M:%SZ}" if moment else "an unknown moment"
