@@ -116,6 +116,9 @@ ROUTES: dict[str, Route] = {
     f"{EXECUTION}/cancel": Route(),
     f"{EXECUTION}/explain": Route(),
     f"{EXECUTION}/retry": Route(bodies={"POST": {"from": "start"}}),
+    f"{EXECUTION}/approvals": Route(),
+    f"{EXECUTION}/approve": Route(bodies={"POST": {"approved": True}}),
+    f"{EXECUTION}/resolve": Route(bodies={"POST": {"decision": "fail"}}),
     f"{EXECUTION}/steps": Route(),
     f"{EXECUTION}/steps/<uuid:step_id>": Route(),
     f"{EXECUTION}/events": Route(),
@@ -129,7 +132,15 @@ ROUTES: dict[str, Route] = {
     f"{TRIGGER}/moments": Route(),
 }
 # Open to all: they show nobody's rows, or those of whoever the secret in the path or the signature names.
-PUBLIC = {"", "api/schema", "api/docs", "webhooks/clerk", "webhooks/<str:token>", "webhooks/<str:token>/test"}
+PUBLIC = {
+    "",
+    "api/schema",
+    "api/docs",
+    "approvals/<str:token>",
+    "webhooks/clerk",
+    "webhooks/<str:token>",
+    "webhooks/<str:token>/test",
+}
 ADMIN = "admin/"  # for operators alone: test_the_admin_is_closed_to_who_is_no_operator
 
 
