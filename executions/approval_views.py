@@ -115,6 +115,5 @@ def answer_by_link(request: HttpRequest, token: str) -> HttpResponse:
     is_open = Approval.objects.filter(pk=approval.pk).open().exists()
     context = {"approval": approval, "address": address, "refusal": refusal, "is_open": is_open}
     response = render(request, "executions/approval.html", {**context, "max_comment": MAX_COMMENT})
-    response["Referrer-Policy"] = "same-origin"  # the address is the key; without any Referer the CSRF check fails
     response["X-Robots-Tag"] = "noindex"
     return response

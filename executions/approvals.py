@@ -66,8 +66,8 @@ def find_approval(
     """
     rows = Approval.objects.filter(execution=execution, kind=kind).order_by("-id")
     if approval_id is not None or step_id is not None:
-        named = rows.filter(pk=approval_id) if approval_id else rows.with_step().filter(step_id=step_id)
-        if (found := named.first()) is None:
+        named = rows.filter(pk=approval_id) if approval_id is not None else rows
+        if (found := (named if step_id is None else named.of_step(step_id)).first()) is None:
             raise NotFound("There is no such question in this execution.")
         return found
     still_open = list(rows.open()[:2])

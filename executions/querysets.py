@@ -68,6 +68,9 @@ class ApprovalQuerySet(OwnedQuerySet["Approval"]):
         """Each with the id of its step as `step_id`."""
         return self.annotate(step_id=Subquery(self._steps().values("pk")[:1]))
 
+    def of_step(self, step_id: UUID) -> Self:
+        return self.filter(Exists(self._steps().filter(pk=step_id)))
+
     def _steps(self) -> StepQuerySet:
         step = apps.get_model("executions", "Step")
         steps: StepQuerySet = step._default_manager.filter(

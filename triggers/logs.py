@@ -9,7 +9,7 @@ _SECRET = re.compile(r"(?<![\w-])(?:blox_)?[\w-]{43}(?![\w-])", re.ASCII)
 
 
 class MaskTokens(logging.Filter):
-    """Rewrites `/webhooks/<token>` and `/approvals/<token>`, and what else looks like a token, in every record's text, wherever it comes from."""
+    """Rewrites `/webhooks/<token>`, `/approvals/<token>`, and what else looks like a token, in every record's text."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         text = record.getMessage()

@@ -20,7 +20,7 @@ from executions import services
 from executions.admin.base import LargeTableAdmin
 from executions.admin.texts import as_uuid, execution_link, json_field, milliseconds, moment, pretty, short
 from executions.explain import explain, read_record
-from executions.models import Execution, ExecutionStatus, State
+from executions.models import Approval, Execution, ExecutionStatus, State
 from executions.trace import TracedStep, Value, trace
 from flows.models import Flow
 
@@ -225,7 +225,7 @@ class ExecutionAdmin(ButtonsAdmin, LargeTableAdmin):
 
     def links(self, execution: Execution) -> dict[str, str]:
         asked = reverse("admin:executions_approval_changelist")
-        waiting = execution.approvals.get_queryset().open().values_list("pk", "listener")[:QUESTIONS_SHOWN]
+        waiting = Approval.objects.filter(execution=execution).open().values_list("pk", "listener")[:QUESTIONS_SHOWN]
         answer = {
             f"Answer {listener}": reverse("admin:executions_approval_change", args=[pk]) for pk, listener in waiting
         }

@@ -15,7 +15,7 @@ from rest_framework.test import APIClient
 from executions.engine.leases import claim
 from executions.engine.sweeper import sweep
 from executions.models import Approval, Execution, JournalEntry, State
-from tests.executions.flows import result, run, start, trace
+from tests.executions.flows import result, retry_from_failed, run, start, trace
 
 pytestmark = pytest.mark.django_db(transaction=True)
 Drain = Callable[[], None]
@@ -173,6 +173,23 @@ def test_an_answer_that_comes_before_the_park_is_not_missed(
     drain()
     assert answers == [200]
     assert result(execution)[1]["shipped"]["approved"] is True
+
+
+def test_a_retry_from_the_failed_step_keeps_the_answer(api: APIClient, drain: Drain) -> None:
+    flow = start(
+        api,
+        "  - {name: ask, handler: blox.approval, config: {message: Go?}, peers: [no]}\n"
+        "  - {name: no, handler: blox.fail, config: {message: no}}\n",
+    )
+    execution = run(api, flow)
+    drain()
+    post(api, execution, "approve", {"approved": True})
+    drain()
+    assert result(execution)[0] == "error"
+    retry = retry_from_failed(api, execution)
+    drain()
+    assert result(retry)[0] == "error"
+    assert asked(api, retry) == []
 
 
 def test_a_failure_beside_it_withdraws_the_question(api: APIClient, drain: Drain) -> None:
