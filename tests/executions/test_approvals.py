@@ -53,6 +53,9 @@ def test_a_question_is_shown_and_its_answer_leads_on(api: APIClient, drain: Drai
     [step] = trace(api, execution)["ask"]
     assert (question["message"], question["answer"], question["stepId"]) == ("Ship 7?", None, step["id"])
     assert step["status"] == "waiting"
+    told = api.get(f"/api/v1/flows/{execution.flow_id}/executions/{execution.pk}/explain").json()
+    wait = told["waits"][-1]
+    assert (wait["cause"], wait["listener"], wait["until"]) == ("approval", "ask", question["expiresAt"])
     answer = post(api, execution, "approve", {"approved": True, "comment": "go"})
     assert answer.status_code == 200
     assert (answer.json()["answer"], answer.json()["by"]) == ("approved", "alice@shop.example")
