@@ -13,6 +13,7 @@ from django.views.generic import TemplateView
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitView
 
 import accounts.urls
+import executions.urls
 import triggers.urls
 
 admin.site.site_header = "BloxServer"
@@ -41,6 +42,7 @@ urlpatterns = [
     path("api/v1/", include("executions.urls")),
     path("api/v1/", include("triggers.urls")),
     *accounts.urls.public_urlpatterns,
+    *executions.urls.public_urlpatterns,
     *triggers.urls.public_urlpatterns,
 ]
 

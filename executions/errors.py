@@ -19,6 +19,26 @@ class NothingFailed(Conflict):
     code = "nothing_failed"
 
 
+class ApprovalAnswered(Conflict):
+    code = "approval_answered"
+
+
+class ApprovalExpired(Conflict):
+    code = "approval_expired"
+
+
+class ApprovalWithdrawn(Conflict):
+    code = "approval_withdrawn"
+
+
+class NothingAsked(Conflict):
+    code = "nothing_asked"
+
+
+class WhichApproval(InvalidInput):
+    code = "which_approval"
+
+
 class PayloadTooLarge(DomainError):
     code = "payload_too_large"
     status = 413

@@ -11,7 +11,7 @@ from typing import Any
 from uuid import UUID
 
 from bloxserver.core import json_text
-from executions.models import Execution, ExecutionStatus, JournalEntry, State, Step, StepStatus, TriggerType
+from executions.models import Approval, Execution, ExecutionStatus, JournalEntry, State, Step, StepStatus, TriggerType
 from flows.blocks.base import Effects
 from flows.models import Flow, FlowStatus, FlowVersion
 from flows.organism import OrganismInvalid
@@ -40,6 +40,7 @@ class Record:
     flow: Flow
     steps: Sequence[Step] = ()
     journal: Sequence[JournalEntry] = ()
+    approvals: Sequence[Approval] = ()
     children: Mapping[UUID, Execution] = field(default_factory=dict)
     effects: Mapping[str, Effects] = field(default_factory=dict)
     is_complete: bool = True
@@ -69,7 +70,7 @@ class Version:
 class Wait:
     """`until` is when it went on, or is due to; null while nobody knows."""
 
-    cause: str  # queued, delay, retry, call_flow
+    cause: str  # queued, delay, retry, call_flow, approval, crash
     listener: str | None
     since: datetime
     until: datetime | None
@@ -160,6 +161,7 @@ def read_record(execution: Execution) -> Record:
         flow=flow,
         steps=steps[:STEPS_READ],
         journal=journal,
+        approvals=list(execution.approvals.defer("message", "output").order_by("id")[:STEPS_READ]),
         children={row.pk: row for row in Execution.objects.filter(pk__in=called)},
         effects=_effects(execution.version_id),
         is_complete=len(steps) <= STEPS_READ,
@@ -269,6 +271,9 @@ def _waits(record: Record, now: datetime) -> Iterator[Wait]:
         cause = "retry" if entry.position.startswith("retry ") else "delay"
         until = min(due, end) if execution.state == State.ENDED else due
         yield _wait(cause, listeners.get(entry.step_key), entry.created_at, until)
+    for asked in record.approvals:
+        over = asked.answered_at or execution.completed_at or asked.expires_at
+        yield _wait(asked.kind, asked.listener, asked.asked_at, over)
 
 
 def _wait(

@@ -28,8 +28,9 @@ class ExplainedVersionSerializer(serializers.Serializer[Any]):
 
 class WaitSerializer(serializers.Serializer[Any]):
     cause = serializers.ChoiceField(
-        choices=["queued", "delay", "retry", "call_flow"],
-        help_text="For a worker, for a moment, between two attempts, for the end of a called flow.",
+        choices=["queued", "delay", "retry", "call_flow", "approval", "crash"],
+        help_text="For a worker, for a moment, between two attempts, for the end of a called flow, for a person's answer, "
+        "for a person's decision after a crash.",
     )
     listener = serializers.CharField(allow_null=True)
     since = serializers.DateTimeField()

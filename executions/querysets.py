@@ -4,7 +4,8 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Self
 from uuid import UUID
 
-from django.db.models import Q
+from django.apps import apps
+from django.db.models import Exists, OuterRef, Q, Subquery
 from django.db.models.functions import Now
 
 from flows.models import Flow
@@ -12,7 +13,7 @@ from flows.querysets import OwnedQuerySet
 
 if TYPE_CHECKING:
     from accounts.models import User
-    from executions.models import Execution, Step  # noqa: F401 - named in strings below
+    from executions.models import Approval, Execution, Step  # noqa: F401 - named in strings below
 
 
 class ExecutionQuerySet(OwnedQuerySet["Execution"]):
@@ -51,3 +52,28 @@ class StepQuerySet(OwnedQuerySet["Step"]):
 
     def unfinished(self) -> Self:
         return self.filter(Q(status="running") | Q(status="waiting"))
+
+
+class ApprovalQuerySet(OwnedQuerySet["Approval"]):
+    def open(self) -> Self:
+        """Those that can be answered, by the database's clock: a run that is over them asks nobody any more."""
+        steps = self._steps().filter(Q(status="running") | Q(status="waiting"))
+        in_time = Q(expires_at=None) | Q(expires_at__gt=Now())
+        return self.filter(in_time, Exists(steps), answer="").exclude(execution__state="ended")
+
+    def answered(self) -> Self:
+        return self.exclude(answer="")
+
+    def with_step(self) -> Self:
+        """Each with the id of its step as `step_id`."""
+        return self.annotate(step_id=Subquery(self._steps().values("pk")[:1]))
+
+    def of_step(self, step_id: UUID) -> Self:
+        return self.filter(Exists(self._steps().filter(pk=step_id)))
+
+    def _steps(self) -> StepQuerySet:
+        step = apps.get_model("executions", "Step")
+        steps: StepQuerySet = step._default_manager.filter(
+            execution_id=OuterRef("execution_id"), key=OuterRef("step_key")
+        )
+        return steps

@@ -1,7 +1,8 @@
-"""Under `/api/v1`."""
+"""Under `/api/v1`, and the public page of a mail's link."""
 
 from django.urls import path
 
+from executions.approval_views import ApprovalViewSet, answer_by_link
 from executions.bulk.views import BulkOperationViewSet
 from executions.views import (
     EventsView,
@@ -33,9 +34,14 @@ urlpatterns = [
     path(EXECUTION, FlowExecutionViewSet.as_view({"get": "retrieve"}), name="execution"),
     path(f"{EXECUTION}/cancel", FlowExecutionViewSet.as_view({"post": "cancel"}), name="execution-cancel"),
     path(f"{EXECUTION}/retry", FlowExecutionViewSet.as_view({"post": "retry"}), name="execution-retry"),
+    path(f"{EXECUTION}/approvals", ApprovalViewSet.as_view({"get": "list"}), name="approvals"),
+    path(f"{EXECUTION}/approve", ApprovalViewSet.as_view({"post": "approve"}), name="execution-approve"),
+    path(f"{EXECUTION}/resolve", ApprovalViewSet.as_view({"post": "resolve"}), name="execution-resolve"),
     path(f"{EXECUTION}/explain", ExplainView.as_view(), name="execution-explain"),
     path(f"{EXECUTION}/steps", StepViewSet.as_view({"get": "list"}), name="steps"),
     path(f"{EXECUTION}/steps/<uuid:step_id>", StepViewSet.as_view({"get": "retrieve"}), name="step"),
     path(f"{EXECUTION}/events", EventsView.as_view(), name="execution-events"),
     path(f"{EXECUTION}/events/ticket", TicketView.as_view(), name="execution-events-ticket"),
 ]
+
+public_urlpatterns = [path("approvals/<str:token>", answer_by_link, name="approval-link")]

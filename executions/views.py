@@ -110,7 +110,7 @@ class FlowExecutionViewSet(FlowChildMixin, ExecutionListViewSet):
     )
     def run(self, request: Request, flow_id: UUID) -> Response:
         """Run the deployed version, or test the draft (the whole, or one listener alone)."""
-        data = _checked(serializers.RunSerializer, request.data)
+        data = checked(serializers.RunSerializer, request.data)
         accepted = services.accept_execution(
             flow=self.flow,
             trigger_type=TriggerType.MANUAL,
@@ -146,7 +146,7 @@ class FlowExecutionViewSet(FlowChildMixin, ExecutionListViewSet):
     def retry(self, request: Request, flow_id: UUID, execution_id: UUID) -> Response:
         """A new execution of the same payload, from the start or from where it failed."""
         execution = self.get_object()
-        data = _checked(serializers.RetrySerializer, request.data)
+        data = checked(serializers.RetrySerializer, request.data)
         retry = services.retry_execution(execution=execution, from_failed=data["from"] == "failed", now=timezone.now())
         return self._answer_anew(retry, status=201)
 
@@ -262,7 +262,7 @@ class TicketView(OneExecutionMixin, APIView):
         return Response(serializers.TicketSerializer({"ticket": ticket, "expires_at": expires_at}).data)
 
 
-def _checked(serializer_class: Any, data: Any) -> dict[str, Any]:
+def checked(serializer_class: Any, data: Any) -> dict[str, Any]:
     serializer = serializer_class(data=data)
     serializer.is_valid(raise_exception=True)
     return serializer.validated_data

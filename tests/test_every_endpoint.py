@@ -18,6 +18,7 @@ from standardwebhooks import Webhook
 from accounts.models import Tier, User
 from billing.models import RunBudget
 from billing.tiers import TIERS
+from executions.models import Approval
 from tests import openapi
 from tests.conftest import api_as
 from tests.openapi import CheckedClient, document
@@ -32,6 +33,7 @@ listeners:
 BROKEN = "organism: {name: broken}\nlisteners: [{name: a, handler: blox.nothing}]\n"
 WAITING = "organism: {name: waits}\nlisteners: [{name: a, handler: blox.delay, config: {seconds: 3600}}]\n"
 FAILING = "organism: {name: fails}\nlisteners: [{name: a, handler: blox.fail, config: {message: no}}]\n"
+ASKING = "organism: {name: asks}\nlisteners: [{name: a, handler: blox.approval, config: {message: Go?}}]\n"
 FLOWS = "/api/v1/flows"
 
 Drain = Callable[[], None]
@@ -167,10 +169,25 @@ def executions(call: Caller, public: Caller, flow: str, drain: Drain) -> None:
         call(200, "GET", f"/api/v1/executions/operations/{operation}")
     call(200, "GET", f"{FLOWS}/{flow}/stats")
     call(200, "GET", f"{all_of_it}/stats")
+    questions(call, drain)
     events = call(200, "GET", f"{all_of_it}/{retried}/events", Accept="text/event-stream")
     assert [line for line in events.splitlines() if line.startswith("event")] == ["event: step"] * 2 + ["event: status"]
     assert "Canceled by" in public(200, "GET", f"{all_of_it}/{execution}/events?ticket={ticket}")
     call(204, "GET", f"{all_of_it}/{retried}/events", **{"Last-Event-ID": "2-end"})
+
+
+def questions(call: Caller, drain: Drain) -> None:
+    flow = running_flow(call, ASKING)
+    all_of_it = f"{FLOWS}/{flow}/executions"
+    execution = call(201, "POST", f"{all_of_it}/run", {})["id"]
+    drain()
+    one = f"{all_of_it}/{execution}"
+    call(409, "POST", f"{one}/resolve", {"decision": "retry"})
+    call(200, "POST", f"{one}/approve", {"approved": True})
+    [question] = call(200, "GET", f"{one}/approvals")["items"]
+    Approval.objects.filter(pk=question["id"]).update(kind="crash", answer="", answered_at=None)  # as after a crash
+    call(200, "POST", f"{one}/resolve", {"decision": "fail"})
+    call(204, "DELETE", f"{FLOWS}/{flow}?force=true")
 
 
 def triggers(call: Caller, public: Caller, flow: str, drain: Drain) -> None:

@@ -10,9 +10,11 @@ from django.db import models
 from rest_framework.test import APIClient
 
 from accounts.models import User
+from executions.models import Approval, Execution
 from flows.models import Flow
 from tests import openapi
 from tests.conftest import api_as
+from tests.executions.factories import make_step
 from tests.test_every_endpoint import FLOWS, ORGANISM, operations, under_api, with_ids
 from triggers.models import Delivery
 
@@ -20,10 +22,12 @@ pytestmark = pytest.mark.django_db
 
 TEXT, NUMBER, MOMENT = "h0stile", 987_654, "1999-01-01T00:00:00Z"
 VALID: dict[str, dict[str, Any]] = {  # what each needs to be let through; the others need nothing
+    "answerApproval": {"approved": True},
     "cancelExecutions": {"until": "2001-01-01T00:00:00Z"},
     "createAccessToken": {"name": "CI"},
     "createFlow": {"name": "New"},
     "createTrigger": {"type": "webhook", "name": "Hook", "config": {}},
+    "resolveCrash": {"decision": "fail"},
     "retryExecutions": {"until": "2001-01-01T00:00:00Z"},
     "setSecret": {"value": "v"},
     "setVariable": {"value": "v"},
@@ -79,6 +83,11 @@ def ids(api: APIClient, alice: User) -> dict[str, str]:
     trigger = {"type": "webhook", "name": "Hook", "config": {}}
     made = api.post(f"{FLOWS}/{flow}/triggers", trigger, format="json").json()["id"]
     execution = api.post(f"{FLOWS}/{flow}/executions/run", {}, format="json").json()["id"]
+    step = make_step(Execution.objects.get(pk=execution), 1, "asks", status="waiting")
+    for kind in ("approval", "crash"):
+        Approval.objects.create(
+            execution_id=execution, step_key=step.key, position=kind, kind=kind, listener="asks", message="Go?"
+        )
     refused = Delivery.objects.create(
         trigger_id=made,
         verdict="disabled",

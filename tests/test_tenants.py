@@ -24,7 +24,7 @@ from rest_framework.test import APIClient
 from accounts.models import Tier, User
 from accounts.services import create_access_token
 from executions.bulk.models import BulkOperation
-from executions.models import Execution
+from executions.models import Approval, Execution
 from executions.pagination import _cursor_at as cursor_at
 from executions.tickets import issue_ticket
 from flows.services import create_flow, set_secret, set_variable, start_flow
@@ -116,6 +116,9 @@ ROUTES: dict[str, Route] = {
     f"{EXECUTION}/cancel": Route(),
     f"{EXECUTION}/explain": Route(),
     f"{EXECUTION}/retry": Route(bodies={"POST": {"from": "start"}}),
+    f"{EXECUTION}/approvals": Route(),
+    f"{EXECUTION}/approve": Route(bodies={"POST": {"approved": True}}),
+    f"{EXECUTION}/resolve": Route(bodies={"POST": {"decision": "fail"}}),
     f"{EXECUTION}/steps": Route(),
     f"{EXECUTION}/steps/<uuid:step_id>": Route(),
     f"{EXECUTION}/events": Route(),
@@ -129,7 +132,15 @@ ROUTES: dict[str, Route] = {
     f"{TRIGGER}/moments": Route(),
 }
 # Open to all: they show nobody's rows, or those of whoever the secret in the path or the signature names.
-PUBLIC = {"", "api/schema", "api/docs", "webhooks/clerk", "webhooks/<str:token>", "webhooks/<str:token>/test"}
+PUBLIC = {
+    "",
+    "api/schema",
+    "api/docs",
+    "approvals/<str:token>",
+    "webhooks/clerk",
+    "webhooks/<str:token>",
+    "webhooks/<str:token>/test",
+}
 ADMIN = "admin/"  # for operators alone: test_the_admin_is_closed_to_who_is_no_operator
 
 
@@ -164,6 +175,9 @@ class Belongings:
             trigger=webhook, moment=NOON, outcome="fired", lateness=0, execution_id=execution.pk, reason=f"{word}-why"
         )
         step = make_step(execution, 1, word, output=f"{word}-step")
+        Approval.objects.create(
+            execution=execution, step_key=step.key, position="1", kind="approval", listener=word, message=f"{word}-asks"
+        )
         token, secret = create_access_token(user=user, name=f"{word} token")
         for where in (None, flow):
             set_variable(owner=user, flow=where, name=f"{word}_thing", value=f"{word}-variable-value")

@@ -1,5 +1,6 @@
 """The operators' view of executions: read-only history, with the actions to cancel and to retry."""
 
+from executions.admin.approvals import ApprovalAdmin
 from executions.admin.bulk import BulkItemAdmin, BulkOperationAdmin
 from executions.admin.executions import ExecutionAdmin
 from executions.admin.records import (
@@ -11,6 +12,7 @@ from executions.admin.records import (
 )
 
 __all__ = [
+    "ApprovalAdmin",
     "BulkItemAdmin",
     "BulkOperationAdmin",
     "ExecutionAdmin",

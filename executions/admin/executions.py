@@ -20,12 +20,13 @@ from executions import services
 from executions.admin.base import LargeTableAdmin
 from executions.admin.texts import as_uuid, execution_link, json_field, milliseconds, moment, pretty, short
 from executions.explain import explain, read_record
-from executions.models import Execution, ExecutionStatus, State
+from executions.models import Approval, Execution, ExecutionStatus, State
 from executions.trace import TracedStep, Value, trace
 from flows.models import Flow
 
 STEP_CHARACTERS = 4_000  # of a step's input or output on the execution's page
 STEPS_SHOWN = 200
+QUESTIONS_SHOWN = 5
 FOUND_OWNERS = 500  # users or flows that a search may match before it is too vague to be quick
 
 
@@ -221,6 +222,14 @@ class ExecutionAdmin(ButtonsAdmin, LargeTableAdmin):
             return ["cancel"]
         succeeded = execution.status == ExecutionStatus.SUCCESS
         return ["retry_from_start"] if succeeded else ["retry_from_start", "retry_from_failed"]
+
+    def links(self, execution: Execution) -> dict[str, str]:
+        asked = reverse("admin:executions_approval_changelist")
+        waiting = Approval.objects.filter(execution=execution).open().values_list("pk", "listener")[:QUESTIONS_SHOWN]
+        answer = {
+            f"Answer {listener}": reverse("admin:executions_approval_change", args=[pk]) for pk, listener in waiting
+        }
+        return {**answer, "What it asked": f"{asked}?q={execution.pk}"}
 
     def _page(self, execution: Execution) -> dict[str, Any]:
         steps = list(execution.steps.defer("input", "output").order_by("number")[: STEPS_SHOWN + 1])

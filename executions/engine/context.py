@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime, timedelta
 from functools import partial
@@ -14,10 +14,20 @@ from django.utils import timezone
 from bloxserver.core import json_text
 from bloxserver.core.errors import DomainError
 from bloxserver.core.safe_http import GuardedClient, shared_client
+from executions import approvals, mails
 from executions.engine.planner import Plan
 from executions.engine.store import Transaction
-from executions.models import Execution, ExecutionStatus, JournalEntry, State, Step
-from flows.blocks.base import BlockError
+from executions.models import (
+    Approval,
+    ApprovalAnswer,
+    ApprovalKind,
+    Execution,
+    ExecutionStatus,
+    JournalEntry,
+    State,
+    Step,
+)
+from flows.blocks.base import Answer, BlockError
 from flows.organism.spec import Listener
 from flows.organism.templates import redact
 
@@ -30,6 +40,7 @@ UNSEEN_WAIT_SECONDS = 0.5  # before a longer one, what has been done is written,
 SHORT_WAIT_SECONDS = 2.0  # is waited for in the worker; a longer one parks the execution
 CHILD_POLLS_SECONDS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.3)  # then the parent parks, and the child's end wakes it
 CHILD_LOOK_AGAIN = timedelta(seconds=30)  # should the wake-up be lost
+ANSWER_LOOK_SECONDS = 1.0  # while the worker has other steps of the execution to do; else it parks
 MAX_POSITION = 32  # characters: the column's
 LOG_LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
@@ -127,6 +138,63 @@ class StepContext:
         self._run.children.discard(execution_id)
         return _output_of(ended)
 
+    async def ask(
+        self, message: str, *, until: datetime | None, notify: Sequence[str] = (), position: str | None = None
+    ) -> Answer:
+        text = json_text.clean(redact(message, self._run.secrets.values()))
+        approval = await self._ask(ApprovalKind.APPROVAL, text, self._position(position), until=until, notify=notify)
+        return Answer(approval.answer == ApprovalAnswer.APPROVED, approval.by, approval.comment)
+
+    async def ask_after_crash(self, message: str) -> Approval:
+        """What a person decides on the attempt that was under way when its worker died."""
+        return await self._ask(ApprovalKind.CRASH, message, crash_position(self._step))
+
+    async def _ask(
+        self,
+        kind: ApprovalKind,
+        message: str,
+        position: str,
+        *,
+        until: datetime | None = None,
+        notify: Sequence[str] = (),
+    ) -> Approval:
+        """Put the question on record, tell of it, and wait for the answer."""
+        put = partial(
+            approvals.put_question,
+            execution_id=self.execution_id,
+            step_key=self._step.key,
+            position=position,
+            kind=kind,
+            listener=self.listener,
+            message=message,
+            expires_at=until,
+        )
+        # Before the step shows as waiting: a crash in between must not forget that its effect was under way.
+        approval_id = UUID(await self._transact("ask", put, position))
+        call = self._run.store.call_patiently
+        approval = await call(partial(Approval.objects.get, pk=approval_id))
+        if not approval.answer:
+            await self._notify(approval, notify)
+        self._run.asked.add(approval_id)
+        shown = False
+        while (answered := await call(partial(approvals.settled, approval_id))) is None:
+            if not shown:
+                await self._run.show_waiting(self._step, approval.expires_at)
+                shown = True
+            with self._waiting(until=approval.expires_at, for_person=True):
+                await asyncio.sleep(ANSWER_LOOK_SECONDS)
+        self._run.asked.discard(approval_id)
+        return answered
+
+    async def _notify(self, approval: Approval, addresses: Sequence[str]) -> None:
+        """A mail is noted right after it is sent, so that only a crash between the two can send it again."""
+        for address in addresses:
+            if address not in approval.notified:
+                with self._working():
+                    await asyncio.to_thread(mails.send_question, approval, address, flow=self._run.execution.flow.name)
+                    approval.notified = [*approval.notified, address]
+                    await self._run.store.call_patiently(partial(approval.save, update_fields=["notified"]))
+
     async def respond(self, status: int, headers: Mapping[str, str], body: Any) -> None:
         self._run.response = json_text.dumps({"status": status, "headers": dict(headers), "body": body})
 
@@ -142,14 +210,14 @@ class StepContext:
         await self.sleep_until(moment, position=f"retry {self._step.attempt}")
 
     @contextmanager
-    def _waiting(self, until: datetime | None = None) -> Iterator[None]:
+    def _waiting(self, until: datetime | None = None, *, for_person: bool = False) -> Iterator[None]:
         """Something that was asked for is waited for: the time limit stands still, and the execution may park.
 
         A block may wait for several things at once; its turn comes back with the last of them.
         """
         if self._winding_up:
             raise asyncio.CancelledError
-        wait = self._run.turns.begin_wait(self._step.key, until)
+        wait = self._run.turns.begin_wait(self._step.key, until, for_person=for_person)
         self._open_waits += 1
         if self._open_waits == 1:
             self._remaining = self._stop_clock()
@@ -219,6 +287,11 @@ class StepContext:
                 retryable=False,
             )
         return entry
+
+
+def crash_position(step: Step) -> str:
+    """Where the journal has the question of what to do about an attempt whose worker died."""
+    return f"crash {step.attempt}"
 
 
 def _look_at(execution_id: UUID) -> Execution | None:

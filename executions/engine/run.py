@@ -18,7 +18,7 @@ from django.db.models.functions import Now
 from django.utils import timezone
 
 from bloxserver.core import json_text
-from executions import endings
+from executions import approvals, endings
 from executions.endings import Ending, canceled, timed_out
 from executions.engine.leases import Claimed
 from executions.engine.planner import Delivery, Plan
@@ -55,6 +55,7 @@ class ExecutionRun:
         self.recorded = {step.key: step for step in claimed.steps}
         self.journal = {(entry.step_key, entry.position): entry for entry in claimed.journal}
         self.children: set[UUID] = set()  # executions whose end this one waits for
+        self.asked: set[UUID] = set()  # approvals whose answer this one waits for
         self.response: str | None = None  # what a respond block said, until it is written
         self.effects: set[asyncio.Task[Any]] = set()  # under way: their deliveries await and record them
         self.delivered: set[str] = set()  # keys, for the loop guard
@@ -196,7 +197,7 @@ class ExecutionRun:
         for step in self._unfinished.values():
             step.status, step.due_at = StepStatus.WAITING, moments.get(step.key)
             self.put(step)
-        due_at = Now() if self._handing_back or not moments else min(moments.values())
+        due_at = Now() if self._handing_back else approvals.due_at(self.asked, min(moments.values(), default=None))
         release = {
             "state": State.QUEUED if self._handing_back else State.PARKED,
             "due_at": due_at,
@@ -330,7 +331,7 @@ class ExecutionRun:
         self.journal[transaction.entry.step_key, transaction.entry.position] = transaction.entry
         return value
 
-    async def show_waiting(self, step: Step, until: datetime) -> None:
+    async def show_waiting(self, step: Step, until: datetime | None) -> None:
         """Commit all so far, with `step` as waiting."""
         step.status, step.due_at = StepStatus.WAITING, until
         self.put(step)

@@ -13,11 +13,11 @@ from django.utils import timezone
 from pydantic import ValidationError
 
 from bloxserver.core import json_text
-from executions.engine.context import StepContext
+from executions.engine.context import StepContext, crash_position
 from executions.engine.planner import Delivery, destinations
 from executions.engine.retries import may_retry, retry_delay
 from executions.engine.store import LeaseLost, Unwritable
-from executions.models import Step, StepStatus
+from executions.models import ApprovalAnswer, Step, StepStatus
 from flows.blocks.base import Arrival, BlockError, Effects, Output
 from flows.organism.scope import Scope as Names
 from flows.organism.spec import Listener
@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 MAX_OUTPUT_BYTES = 5 * 1024 * 1024
 MAX_CODE = 50  # characters: the column's
 WORKER_LOST = "worker_lost"
+LOST = "The worker died while this step was under way; its outcome is unknown."
 OUTSIDE = (Effects.REPEATABLE, Effects.ONCE)
 
 
@@ -61,17 +62,32 @@ class StepRunner:
         if step is not None and step.status in (StepStatus.SUCCESS, StepStatus.ERROR):
             return self._from_record(step, delivery)
         effects = listener.block.effects(listener.config.raw)
-        under_way = step is not None and step.status == StepStatus.RUNNING
+        under_way = step is not None and (
+            step.status == StepStatus.RUNNING or (step.key, crash_position(step)) in run.journal
+        )
         step = step or self._new_step(scope, delivery, listener)
         run.start(step)
-        if under_way:
-            lost = BlockError(
-                "The worker died while this step was under way; its outcome is unknown.", code=WORKER_LOST
-            )
-            if _on_crash(listener, effects) == "fail":
-                return await self._fail(scope, step, delivery, lost, effects)
-            self._next_attempt(step, lost)
+        if under_way and (outcome := await self._after_crash(scope, step, delivery, effects)) is not None:
+            return outcome
         return await self._attempts(scope, step, delivery, effects)
+
+    async def _after_crash(self, scope: "Scope", step: Step, delivery: Delivery, effects: Effects) -> Outcome | None:
+        """What becomes of a step that was under way when its worker died; None when it is to be tried again."""
+        listener = self._run.organism.listeners[delivery.listener]
+        lost = BlockError(LOST, code=WORKER_LOST)
+        policy = _on_crash(listener, effects)
+        if policy == "ask":
+            decision = await StepContext(self._run, scope, step, listener).ask_after_crash(LOST)
+            policy, decided = decision.answer, decision.in_words
+            lost.message = f"{LOST} {decided}"
+            if policy == ApprovalAnswer.SUCCEED:
+                step.notes = [*step.notes, lost.message]
+                value = json_text.loads(decision.output or "null")
+                return await self._succeed(scope, step, listener, effects, value=value, chosen=None)
+        if policy == "fail":
+            return await self._fail(scope, step, delivery, lost, effects)
+        self._next_attempt(step, lost)
+        return None
 
     async def _attempts(self, scope: "Scope", step: Step, delivery: Delivery, effects: Effects) -> Outcome:
         listener = self._run.organism.listeners[delivery.listener]
@@ -128,12 +144,25 @@ class StepRunner:
         try:
             output = await self._run_block(context, scope, step, delivery, listener)
             value, chosen = (output.value, output.to) if isinstance(output, Output) else (output, None)
-            value, text = self._recordable(value, listener)
-            to = () if scope.plan.alone else _destinations(listener, chosen)
+            return await self._succeed(scope, step, listener, effects, value=value, chosen=chosen)
         except BlockError as error:
             error.message = json_text.clean(redact(str(error.message), self._run.secrets.values()))
             error.code = json_text.clean(str(error.code or "block_failed"))[:MAX_CODE]
             raise
+
+    async def _succeed(
+        self,
+        scope: "Scope",
+        step: Step,
+        listener: Listener,
+        effects: Effects,
+        *,
+        value: Any,
+        chosen: tuple[str, ...] | None,
+    ) -> Outcome:
+        """Record the output. Raises `BlockError` for one that cannot be recorded or sent on."""
+        value, text = self._recordable(value, listener)
+        to = () if scope.plan.alone else _destinations(listener, chosen)
         step.status, step.output, step.sent_to = StepStatus.SUCCESS, text, list(to)
         step.due_at, step.completed_at = None, timezone.now()
         self._run.finish(step)

@@ -13,7 +13,8 @@ class Turns:
         self.parked: list[tuple[str, datetime | None]] = []  # the waits as they were when the run was found idle
         self._active = 0  # deliveries that can go on by themselves; at zero the run is idle
         self._moves = 0  # grows with every change of the above
-        self._waits: dict[object, tuple[str, datetime | None]] = {}  # step key and moment; without one: for other steps
+        self._waits: dict[object, tuple[str, datetime | None]] = {}  # step key and moment, where there is one
+        self._for_outside: set[object] = set()  # those of the waits that end by a moment or a person, not by a step
         self._at_standstill = False
         self._maybe_idle = asyncio.Event()
 
@@ -27,21 +28,25 @@ class Turns:
         if self._active == 0:
             self._maybe_idle.set()
 
-    def begin_wait(self, key: str, until: datetime | None) -> object:
+    def begin_wait(self, key: str, until: datetime | None, *, for_person: bool = False) -> object:
+        """Without a moment and a person, what is waited for is other steps of the run."""
         wait = object()
         self._waits[wait] = (key, until)
+        if until is not None or for_person:
+            self._for_outside.add(wait)
         return wait
 
     def end_wait(self, wait: object) -> None:
         del self._waits[wait]
+        self._for_outside.discard(wait)
 
     def stop_at_standstill(self) -> None:
-        """From now on the run is idle as soon as nothing goes on, whether or not it waits for a moment."""
+        """From now on the run is idle as soon as nothing goes on, whatever it waits for."""
         self._at_standstill = True
         self._maybe_idle.set()
 
     async def until_idle(self) -> None:
-        """Returns once every delivery under way waits for a moment, or, when handing back, none is under way.
+        """Returns once every delivery under way waits for a moment or a person, or, when handing back, none is under way.
 
         It looks twice: between the end of one wait and what its block does next, a run may seem idle for an instant.
         """
@@ -56,5 +61,4 @@ class Turns:
 
     @property
     def _is_idle(self) -> bool:
-        waits_for_moment = any(moment is not None for _, moment in self._waits.values())
-        return self._active == 0 and (waits_for_moment or self._at_standstill)
+        return self._active == 0 and (bool(self._for_outside) or self._at_standstill)

@@ -6,7 +6,7 @@ The engine (`executions.engine`) implements `Context`.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -42,6 +42,15 @@ class Effects(StrEnum):
     OURS = "ours"  # rows of our own database, written through `ctx.transact`
     REPEATABLE = "repeatable"  # an outside effect that may be repeated: GET, PUT, a model call
     ONCE = "once"  # an outside effect that must not be: POST, mail
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What became of a question: `by` says who answered it, and is "timeout" where nobody did in time."""
+
+    approved: bool
+    by: str
+    comment: str = ""
 
 
 class BlockConfig(BaseModel):
@@ -86,7 +95,7 @@ class BlockError(Exception):
 class Context(Protocol):
     """What a block may ask of its run.
 
-    `call`, `record`, `transact`, `sleep_until`, `start_flow` and `wait_for_execution` are journalled by their position
+    `call`, `record`, `transact`, `sleep_until`, `ask`, `start_flow` and `wait_for_execution` are journalled by position
     in the block's run (or by `position`, where the order of calls is not fixed): a block that runs again after a
     crash or a wait gets the recorded answers, and pays or acts no second time. So a block must ask in the same order
     each time it is run with the same config and payload.
@@ -118,6 +127,15 @@ class Context(Protocol):
 
         The moment of the first run is the one that counts: it is on record by then, and a block that runs again and
         reckons a later one (now + 60 s) still wakes at the first.
+        """
+
+    async def ask(
+        self, message: str, *, until: datetime | None, notify: Sequence[str] = (), position: str | None = None
+    ) -> Answer:
+        """Park until a person answers; from `until` on (that of the first run) the answer is a no by "timeout".
+
+        Each address of `notify` gets a mail with a link to answer by, once it is on record that it was asked. Raises
+        `BlockError` when such a mail cannot be sent; who was written to already is not written to again.
         """
 
     async def start_flow(self, flow: str, payload: JSON, *, position: str | None = None) -> UUID:

@@ -59,7 +59,7 @@ class Email(Block):
 
     async def run(self, ctx: Context, config: EmailConfig, payload: JSON) -> JSON:
         message = _message(config, ctx.idempotency_key)
-        await asyncio.to_thread(_send, message)  # Django's mail is synchronous
+        await asyncio.to_thread(send, message)  # Django's mail is synchronous
         return {"messageId": message.extra_headers["Message-ID"]}
 
 
@@ -76,7 +76,7 @@ def _message(config: EmailConfig, idempotency_key: str) -> "EmailMultiAlternativ
     message = EmailMultiAlternatives(
         subject=config.subject,
         body=config.text if config.text is not None else config.html,
-        to=_recipients(config.to),
+        to=recipients(config.to),
         headers={"Message-ID": f"<{digest}@{domain}>"},
     )
     if config.text is None:
@@ -86,7 +86,8 @@ def _message(config: EmailConfig, idempotency_key: str) -> "EmailMultiAlternativ
     return message
 
 
-def _recipients(to: str | list[str]) -> list[str]:
+def recipients(to: str | list[str]) -> list[str]:
+    """The addresses, each with its name where it has one. Raises `BlockError` (`invalid_email`)."""
     from django.core.exceptions import ValidationError
     from django.core.validators import validate_email
 
@@ -108,7 +109,7 @@ def _invalid(reason: str) -> BlockError:
     return BlockError(f"The mail can't be sent: {reason}.", code="invalid_email", retryable=False)
 
 
-def _send(message: "EmailMultiAlternatives") -> None:
+def send(message: "EmailMultiAlternatives") -> None:
     """Raises `BlockError` that tells what surely was not sent from what may have been."""
     from django.core.mail import get_connection
 

@@ -10,6 +10,7 @@ import re
 from importlib.metadata import EntryPoint, entry_points
 
 from bloxserver.core.words import closest
+from flows.blocks.approval import Approval
 from flows.blocks.base import Block, BlockConfig
 from flows.blocks.branch import Branch
 from flows.blocks.calculate import Calculate
@@ -36,6 +37,7 @@ BUILT_IN: tuple[type[Block], ...] = (
     ForEach,
     Merge,
     Delay,
+    Approval,
     CallFlow,
     KeyValueBlock,
     Calculate,

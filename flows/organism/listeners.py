@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import cast, get_args
 
 from flows.blocks.base import Block
 from flows.organism import compatibility
@@ -178,12 +179,9 @@ def _reference(section: Section, key: str) -> Reference | None:
 
 def _on_crash(section: Section) -> OnCrash | None:
     value = section.text("on_crash", limit=200)
-    if value == "retry" or value == "fail":
-        return "retry" if value == "retry" else "fail"
-    if value == "ask":
-        section.error("on_crash", '"ask" is not available on this server. Use retry or fail.')
-    elif value is not None:
-        section.error("on_crash", f'This should be retry or fail, not "{value}".')
+    if value is None or value in get_args(OnCrash):
+        return cast(OnCrash | None, value)
+    section.error("on_crash", f'This should be retry, fail or ask, not "{value}".')
     return None
 
 

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from flows.organism.templates import CompiledConfig
 
 DEFAULT_MAX_MESSAGES = 1000
-OnCrash = Literal["retry", "fail"]
+OnCrash = Literal["retry", "fail", "ask"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,8 @@ from rest_framework.test import APIClient
 
 from executions.dispatch import ring_bell
 from executions.engine.sweeper import sweep
-from executions.models import Execution, State
-from tests.executions.flows import run, start
+from executions.models import Approval, Execution, State
+from tests.executions.flows import result, run, start
 from tests.faults.processes import worker
 from tests.waiting import wait_until
 from tests.witness import Witness
@@ -64,3 +64,20 @@ def test_sigterm_lets_steps_end_and_hands_the_rest_back(api: APIClient, world: W
         ring_bell()
         sweep_until(all_ended)
     assert max(world.by_key().values()) == 1
+
+
+def test_a_killed_workers_step_waits_for_a_decision_where_its_listener_says_ask(api: APIClient, world: Witness) -> None:
+    pay = '  - {{name: pay, handler: blox.http, config: {{method: POST, url: "{url}/slow?s=2"}}, on_crash: ask}}\n'
+    flow = start(api, pay.format(url=world.url))
+    with worker() as doomed:
+        execution = run(api, flow)
+        wait_until(lambda: any("slow" in path for path in world.paths()))
+        doomed.kill()
+    with worker():
+        sweep_until(lambda: Approval.objects.open().exists() and not Execution.objects.exclude(state="parked").exists())
+        url = f"/api/v1/flows/{flow}/executions/{execution.pk}/resolve"
+        answer = api.post(url, {"decision": "succeed", "output": {"paid": True}}, format="json")
+        assert answer.status_code == 200, answer.json()
+        sweep_until(all_ended)
+    assert result(execution) == ("success", {"paid": True})
+    assert len(world.paths()) == 1

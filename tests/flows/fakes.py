@@ -1,7 +1,7 @@
 """The run's side of `flows.blocks.base.Context`, in memory: it journals by position as the engine does."""
 
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 from uuid import UUID, uuid4
@@ -10,7 +10,7 @@ from asgiref.sync import async_to_sync, sync_to_async
 from django.db import transaction
 
 from bloxserver.core.safe_http import GuardedClient, close_shared_client, shared_client
-from flows.blocks.base import Block
+from flows.blocks.base import Answer, Block
 
 
 class FakeContext:
@@ -55,6 +55,11 @@ class FakeContext:
             return moment.isoformat()
 
         self.slept_until.append(datetime.fromisoformat(await self._once(first, position)))
+
+    async def ask(
+        self, message: str, *, until: datetime | None, notify: Sequence[str] = (), position: str | None = None
+    ) -> Answer:
+        return Answer(approved=True, by="somebody")
 
     async def start_flow(self, flow: str, payload: Any, *, position: str | None = None) -> UUID:
         async def start() -> str:

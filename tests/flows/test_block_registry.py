@@ -23,6 +23,7 @@ BUILT_IN = [
     "blox.for_each",
     "blox.merge",
     "blox.delay",
+    "blox.approval",
     "blox.call_flow",
     "blox.key_value",
     "blox.calculate",
