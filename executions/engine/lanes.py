@@ -121,7 +121,7 @@ JOIN accounts_user ON accounts_user.id = head.user_id
 JOIN tier ON tier.name = accounts_user.tier
 LEFT JOIN tenant ON tenant.user_id = head.user_id
 LEFT JOIN flow ON flow.flow_id = head.flow_id
-WHERE head.due_at <= now()
+WHERE head.due_at <= statement_timestamp()
   AND (%(priorities)s::int[] = '{}' OR head.priority = ANY (%(priorities)s::int[]))
   AND coalesce(tenant.working, 0) < tier.cap
   AND (head.flow_limit IS NULL OR coalesce(flow.working, 0) < head.flow_limit)
@@ -161,7 +161,7 @@ CROSS JOIN LATERAL (
     SELECT id, priority, user_id, flow_id, flow_limit, due_at, claim_alone, seconds_allowed, seconds_worked
     FROM executions_execution
     WHERE state = 'queued' AND priority = lane.priority AND user_id = lane.user_id AND flow_id = lane.flow_id
-        AND due_at <= now() AND (%(suspects)s OR NOT claim_alone)
+        AND due_at <= statement_timestamp() AND (%(suspects)s OR NOT claim_alone)
     ORDER BY due_at LIMIT lane.share FOR UPDATE SKIP LOCKED
 ) first
 """
