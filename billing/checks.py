@@ -14,7 +14,7 @@ def check_worker_tiers(**kwargs: Any) -> list[CheckMessage]:
         Error(
             f'BLOX_WORKER_TIERS: there is no tier "{tier}".',
             hint=f"Name some of {', '.join(TIERS)}, or leave it empty for all.",
-            id="billing.E001",
+            id="blox.E007",
         )
         for tier in settings.BLOX_WORKER_TIERS
         if tier not in TIERS
