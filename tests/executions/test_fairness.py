@@ -25,6 +25,7 @@ from executions.services import accept_execution
 from flows.models import Flow
 from tests.executions.factories import make_execution, make_flow
 from tests.executions.flows import result, run, start
+from triggers.models import Delivery
 
 pytestmark = pytest.mark.django_db(transaction=True)
 Drain = Callable[[], None]
@@ -252,6 +253,10 @@ def test_skip_refuses_a_webhook_while_the_limit_is_alive_and_says_why(
     assert (refused.status_code, refused.json()["code"]) == (409, "concurrency_limit")
     assert "limited to 1 at once" in refused.json()["message"]
     assert Execution.objects.count() == 1
+    assert list(Delivery.objects.order_by("received_at").values_list("verdict", "code")) == [
+        ("accepted", ""),
+        ("throttled", "concurrency_limit"),
+    ]
     drain()
     assert anonymous.post(path, {}, format="json").status_code == 202
 
