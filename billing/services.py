@@ -15,6 +15,16 @@ def limits_of(user: User) -> Limits:
     return TIERS[user.tier]
 
 
+def concurrent_executions_by_tier() -> dict[str, int]:
+    """How many executions a user of each tier may have worked on at once: for claims, which look at many users."""
+    return {tier: limits.concurrent_executions for tier, limits in TIERS.items()}
+
+
+def priority_of_tier(tier: str) -> int:
+    """The priority of a tier's executions. Raises `KeyError` for what is no tier."""
+    return TIERS[tier].priority
+
+
 def api_requests_per_minute(user: User) -> int:
     """For the API's throttle, which the settings point here."""
     return limits_of(user).api_requests_per_minute

@@ -14,6 +14,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
 
+from billing.services import concurrent_executions_by_tier
 from executions.models import Execution, State
 from flows.models import Flow, FlowStatus
 from triggers.models import Trigger
@@ -26,6 +27,7 @@ class DatabaseCollector(Collector):
     def collect(self) -> Iterable[Metric]:
         now = timezone.now()
         yield from _executions(now)
+        yield _tenants_at_cap()
         yield _flows()
         late = Trigger.objects.filter(next_fire_at__lt=now).aggregate(oldest=Min("next_fire_at"))["oldest"]
         yield GaugeMetricFamily(
@@ -57,6 +59,15 @@ def _executions(now: datetime) -> Iterable[Metric]:
         "bloxserver_lease_overrun_seconds",
         "How long ago the oldest of those leases ended.",
         _age(expired["oldest"], now),
+    )
+
+
+def _tenants_at_cap() -> Metric:
+    caps = concurrent_executions_by_tier()
+    holding = Execution.objects.filter(state=State.WORKING).order_by().values_list("user__tier", "user")
+    count = sum(leases >= caps[tier] for tier, _, leases in holding.annotate(Count("pk")))
+    return GaugeMetricFamily(
+        "bloxserver_tenants_at_cap", "Tenants that have as many executions worked on as their tier allows.", count
     )
 
 

@@ -7,6 +7,12 @@ class FlowNotRunning(Conflict):
     code = "flow_not_running"
 
 
+class ConcurrencyLimit(Conflict):
+    """The flow's own limit, with `overlap: skip`: not a quota, nothing is used up."""
+
+    code = "concurrency_limit"
+
+
 class ExecutionEnded(Conflict):
     code = "execution_ended"
 

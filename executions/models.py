@@ -67,6 +67,9 @@ class Execution(models.Model):
 
     state = models.CharField(max_length=10, choices=State.choices, default=State.QUEUED)
     priority = models.PositiveSmallIntegerField(default=9, help_text="By tier; the lowest is claimed first.")
+    flow_limit = models.PositiveIntegerField(
+        null=True, blank=True, help_text="How many of its flow may be worked on at once: `organism.concurrency`."
+    )
     due_at = models.DateTimeField(null=True, blank=True, default=timezone.now)
     lease_owner = models.CharField(max_length=100, blank=True)
     lease_until = models.DateTimeField(null=True, blank=True)
@@ -127,8 +130,12 @@ class Execution(models.Model):
             models.Index(  # the admin's list of them
                 fields=["status", "-id"], name="execution_failed", condition=Q(status__in=["error", "timeout"])
             ),
-            models.Index(  # the claim
-                fields=["priority", "due_at"], name="execution_claimable", condition=Q(state__in=["queued", "parked"])
+            models.Index(  # the claim: from lane to lane, and along each
+                fields=["priority", "user", "flow", "due_at"], name="execution_queue", condition=Q(state="queued")
+            ),
+            models.Index(fields=["due_at"], name="execution_parked", condition=Q(state="parked")),  # the wake-up
+            models.Index(  # the claim: who holds how many leases
+                fields=["user", "flow"], name="execution_slots", condition=Q(state="working")
             ),
             models.Index(fields=["lease_until"], name="execution_leased", condition=Q(state="working")),  # the sweeper
             models.Index(  # is anything of this flow, or this parent, still alive?

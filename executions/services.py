@@ -5,19 +5,22 @@ Accepted means it will run: the row is committed before anybody is told, and a w
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime
+from functools import partial
 from typing import Any
 from uuid import UUID
 
 from django.db import transaction
 
 from billing.services import limits_of, reserve_run
-from bloxserver.core import json_text
+from bloxserver.core import advisory, json_text
 from bloxserver.core.ids import new_id
 from executions import endings, events
 from executions.dispatch import ring_bell
 from executions.errors import (
     CallTooDeep,
+    ConcurrencyLimit,
     ExecutionEnded,
     ExecutionNotEnded,
     FlowNotRunning,
@@ -37,6 +40,7 @@ from executions.models import (
 )
 from flows.models import Flow, FlowStatus
 from flows.organism import OrganismInvalid
+from flows.organism.spec import Concurrency, Organism
 from flows.services import draft_version, load_organism, share_flow, variables_for
 
 DEFAULT_SECONDS = 300.0  # of work, for an organism that names no timeout
@@ -64,12 +68,14 @@ def accept_execution(
     """Commit one execution of the flow's deployed version (or of its draft) and ring the bell.
 
     `payload` is JSON text; `trigger` is what expressions see as `trigger`; `listener` tests that one listener of the
-    draft alone; `record` writes what has to be committed with the execution. Raises `FlowNotRunning` (409),
-    `UsageLimitExceeded` (402), `PayloadTooLarge` (413), `OrganismInvalid` and `UnknownListener` (400, drafts),
-    `CallTooDeep` (400), and `django.db.IntegrityError` where (`trigger_id`, `scheduled_for`) has been fired.
+    draft alone; `record` writes what has to be committed with the execution. Raises `FlowNotRunning` and
+    `ConcurrencyLimit` (409), `UsageLimitExceeded` (402), `PayloadTooLarge` (413), `OrganismInvalid` and
+    `UnknownListener` (400, drafts), `CallTooDeep` (400), and `django.db.IntegrityError` where (`trigger_id`,
+    `scheduled_for`) has been fired.
 
     Safe under concurrency: the month's cap by a conditional update of the budget row, one firing a moment by a unique
-    constraint, a stop at the same time by the flow's row lock, which firings share.
+    constraint, a stop at the same time by the flow's row lock, which firings share, the flow's limit by turns that
+    firings take (`_make_room`).
     """
     if len(payload) > MAX_PAYLOAD_CHARACTERS:
         raise PayloadTooLarge(f"The payload has {len(payload):,} characters; {MAX_PAYLOAD_CHARACTERS:,} are allowed.")
@@ -107,9 +113,15 @@ def accept_execution(
 
 def _insert(execution: Execution, payload: ExecutionPayload, *, now: datetime) -> Execution:
     limits = limits_of(execution.flow.user)
+    organism = _organism(execution.version_id)
+    if organism is not None and organism.concurrency is not None:
+        execution.flow_limit = organism.concurrency.limit
+        if not execution.is_draft:
+            _make_room(execution.flow, organism.concurrency, now=now)
     reserve_run(user=execution.flow.user, now=now)
     execution.priority = limits.priority
-    execution.seconds_allowed = _seconds_allowed(execution.version_id, limits.execution_seconds)
+    wanted = (organism and organism.timeout) or DEFAULT_SECONDS
+    execution.seconds_allowed = int(min(wanted, limits.execution_seconds))
     execution.started_at = execution.due_at = now
     execution.save(force_insert=True)
     payload.execution = execution
@@ -131,12 +143,42 @@ def _deployed_version(flow: Flow) -> UUID:
     return flow.deployed_version_id
 
 
-def _seconds_allowed(version_id: UUID, tier_seconds: int) -> int:
+def _organism(version_id: UUID) -> Organism | None:
     try:
-        wanted = load_organism(version_id).timeout or DEFAULT_SECONDS
+        return load_organism(version_id)
     except OrganismInvalid:  # a block is gone, say: the worker that claims it ends it with the reason
-        wanted = DEFAULT_SECONDS
-    return int(min(wanted, tier_seconds))
+        return None
+
+
+def _make_room(flow: Flow, concurrency: Concurrency, *, now: datetime) -> None:
+    """Before a firing of the deployed version: refuse it, or cancel what is in its way, as `overlap` says.
+
+    Raises `ConcurrencyLimit` (409). Firings share the flow's row lock, so each sees what others have committed and not
+    what they are about to commit: those of such a flow take turns, until each commits. The turn comes after the row
+    lock, which starts and stops take alone, and before all that one tenant's acceptances share. Test runs of the draft
+    are not counted: they wait for their turn in the queue, and nobody's firing is refused for them.
+    """
+    if concurrency.overlap == "queue":
+        return
+    advisory.take(advisory.Turns.FLOW_OVERLAP, flow.pk)
+    alive = Execution.objects.alive().filter(flow=flow, is_draft=False).order_by("started_at", "id")
+    ids = list(alive.values_list("pk", flat=True))
+    if len(ids) < concurrency.limit:
+        return
+    if concurrency.overlap == "skip":
+        raise ConcurrencyLimit(
+            f'The flow "{flow.name}" is limited to {concurrency.limit} at once, and {len(ids)} of its executions have '
+            "not ended; what comes meanwhile is skipped. Send it again later, or change organism.concurrency."
+        )
+    oldest = ids[: len(ids) - concurrency.limit + 1]
+    # After the commit: whoever ends an execution locks it, and perhaps its flow, and may hold what this one waits for.
+    transaction.on_commit(partial(_cancel_all, oldest, now=now), robust=True)
+
+
+def _cancel_all(ids: list[UUID], *, now: datetime) -> None:
+    for execution in Execution.objects.filter(pk__in=ids).order_by("started_at", "id"):
+        with suppress(ExecutionEnded):
+            cancel_execution(execution=execution, by="a newer firing of the flow (concurrency)", now=now)
 
 
 def cancel_execution(*, execution: Execution, by: str, now: datetime) -> Execution:

@@ -34,7 +34,9 @@ from executions.trace import trace
 from flows.views import FlowChildMixin
 
 OVER_LIMIT = api_error("The month's runs are used up (usage_limit_exceeded).")
-NOT_RUNNING = api_error("The flow is not running (flow_not_running).")
+NOT_RUNNING = api_error(
+    "The flow is not running (flow_not_running), or at the limit at which it skips (concurrency_limit)."
+)
 
 
 class ExecutionListViewSet(mixins.ListModelMixin, TenantViewSet):
@@ -138,8 +140,8 @@ class FlowExecutionViewSet(FlowChildMixin, ExecutionListViewSet):
             201: serializers.ExecutionSerializer,
             402: OVER_LIMIT,
             409: api_error(
-                "It has not ended (execution_not_ended), nothing failed (nothing_failed), or the flow is not running "
-                "(flow_not_running)."
+                "It has not ended (execution_not_ended), nothing failed (nothing_failed), the flow is not running "
+                "(flow_not_running), or at the limit at which it skips (concurrency_limit)."
             ),
         },
     )

@@ -44,7 +44,7 @@ _ERRORS = {
     401: "The webhook takes signed calls only, and this one's signature is not good.",
     402: "The month's executions of the flow's owner are used up.",
     405: "Not one of the webhook's methods, which `Allow` names.",
-    409: "The flow is not running.",
+    409: "The flow is not running, or at its limit of executions at once and skips what comes meanwhile.",
     422: "The idempotency key came before with another body.",
     502: "The webhook waits for the result, and the execution failed.",
 }

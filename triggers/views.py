@@ -86,7 +86,7 @@ class TriggerViewSet(FlowChildMixin, TenantViewSet):
         responses={
             201: ExecutionSerializer,
             402: api_error("The month's executions are used up."),
-            409: api_error("The flow is not running, or the trigger is disabled."),
+            409: api_error("The flow is not running or at its limit (concurrency_limit), or the trigger is disabled."),
         },
     )
     def fire(self, request: Request, flow_id: UUID, trigger_id: UUID) -> Response:

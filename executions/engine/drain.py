@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 import socket
+import time
 from collections.abc import Callable
 from functools import partial
 
@@ -17,6 +18,7 @@ from bloxserver.core.safe_http import close_shared_client
 from executions import endings
 from executions.dispatch import ring_bell
 from executions.endings import Ending
+from executions.engine.lanes import anything_startable, worker_priorities
 from executions.engine.leases import Claimed, Holder, LeaseKeeper, claim
 from executions.engine.run import ExecutionRun
 from executions.engine.shutdown import is_shutting_down
@@ -29,6 +31,7 @@ logger = logging.getLogger(__name__)
 
 DRAIN_SECONDS = 120.0
 HAND_BACK_SECONDS = 5.0  # for the steps under way, before the worker goes on with other executions beside them
+PASS_ON_SECONDS = 0.05  # before a worker for some tiers rings for the others
 CLAIM_EVERY_SECONDS = 0.1  # while something runs: what was accepted meanwhile must not wait for it
 
 
@@ -39,7 +42,12 @@ def drain_due_executions(*, seconds: float = DRAIN_SECONDS, until_idle: bool = F
     """
     with Watchdog() as watchdog:
         asyncio.run(Drain(seconds).run(watchdog))
-    if not until_idle and Execution.objects.claimable().exists():
+    if until_idle:
+        return
+    if anything_startable(worker_priorities()):
+        ring_bell()
+    elif settings.BLOX_WORKER_TIERS and anything_startable():
+        time.sleep(PASS_ON_SECONDS)  # else it may hear this bell itself, again and again
         ring_bell()
 
 

@@ -18,6 +18,8 @@ from django.db import DatabaseError, InterfaceError, connection, transaction
 from django.db.models import Case, DateTimeField, F, Value, When
 from django.db.models.functions import Coalesce, Now
 
+from bloxserver.core import advisory
+from executions.engine import lanes
 from executions.models import Execution, JournalEntry, State, Step
 
 logger = logging.getLogger(__name__)
@@ -25,6 +27,7 @@ logger = logging.getLogger(__name__)
 LEASE = timedelta(seconds=settings.BLOX_LEASE_SECONDS)
 RENEW_EVERY_SECONDS = settings.BLOX_LEASE_SECONDS / 3
 LOOK_EVERY_SECONDS = 1.0  # for cancellations and lost leases
+TURN_PAUSES_SECONDS = (0.005, 0.01, 0.02, 0.04)  # while other claims have the turns of all tenants that are next
 
 
 @dataclass(slots=True)
@@ -48,20 +51,42 @@ def database_now() -> datetime:
 
 
 def claim(owner: str, *, limit: int, holding: int) -> list[Claimed]:
-    """Take up to `limit` due executions for `owner`; `holding` is how many it works on already.
+    """Take up to `limit` due executions for `owner`, in turn and within the caps (`lanes.py`); `holding` is how many it
+    works on already.
 
-    The ids are read once, under row locks where the database has them, and taken by an update that is conditional on
-    their state, so that two workers never take the same one. An execution whose lease has once expired is taken alone,
-    so that what it may do to a worker befalls no other.
+    An execution whose lease has once expired is taken alone, so that what it may do to a worker befalls no other.
+    """
+    priorities = lanes.worker_priorities()
+    for pause in TURN_PAUSES_SECONDS:
+        claimed = _claim_once(owner, limit=limit, holding=holding, priorities=priorities)
+        if claimed is not None:
+            return claimed
+        if holding:  # its drain comes again soon
+            break
+        time.sleep(pause)
+    return []
+
+
+def _claim_once(owner: str, *, limit: int, holding: int, priorities: list[int]) -> list[Claimed] | None:
+    """One claim; None when there is something for it, all of which others are claiming at this moment.
+
+    A tenant's cap is a budget that all workers spend, so a claim first takes the turns of the tenants that are next:
+    an advisory lock for each, until the commit. Leases are counted in a statement that begins after that, hence sees
+    every lease that anyone took before; only claims make leases, so no cap is ever passed. A turn that another has is
+    not waited for: a claimer that stands still with one keeps back that tenant alone, and no two can block each other.
+    The rows are taken under row locks by an update conditional on their state: two workers never take the same one.
     """
     with transaction.atomic():
-        candidates = list(
-            Execution.objects.claimable()
-            .order_by("priority", "due_at")
-            .select_for_update(skip_locked=True, of=("self",))
-            .only("pk", "claim_alone", "seconds_allowed", "seconds_worked")[:limit]
-        )
-        if candidates and candidates[0].claim_alone and not holding:
+        lanes.wake_parked()
+        following = lanes.next_lanes(limit=limit, priorities=priorities)
+        caps = {lane.user_id: lane.cap for lane in following}
+        turns = advisory.try_all(advisory.Turns.TENANT_CLAIMS, caps)
+        if not turns:
+            return None if following else []
+        working = lanes.count_working(turns)
+        rows = lanes.first_in([lane for lane in following if lane.user_id in turns], limit=limit, suspects=not holding)
+        candidates = lanes.choose(rows, caps=caps, working=working, limit=limit)
+        if candidates and candidates[0].claim_alone:
             candidates = candidates[:1]
         else:
             candidates = [row for row in candidates if not row.claim_alone]

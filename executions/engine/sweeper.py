@@ -9,6 +9,7 @@ from django.utils import timezone
 
 from executions import endings
 from executions.dispatch import ring_bell
+from executions.engine.lanes import anything_startable
 from executions.models import Execution, State
 from executions.querysets import ExecutionQuerySet
 from flows.models import Flow, FlowStatus
@@ -25,7 +26,7 @@ def sweep() -> None:
     free_expired_leases()
     end_overdue()
     settle_stopping_flows()
-    if Execution.objects.claimable().exists():
+    if anything_startable():
         ring_bell()
 
 

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
 
 DEFAULT_MAX_MESSAGES = 1000
 OnCrash = Literal["retry", "fail", "ask"]
+Overlap = Literal["queue", "skip", "cancel"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +18,12 @@ class RetryPolicy:
     backoff: float = 2.0  # the wait doubles (by this factor) from one second on, with jitter
     max_delay: float = 60.0  # seconds
     explicit: bool = False  # the author wrote it: consent to repeat an effect whose outcome is unknown
+
+
+@dataclass(frozen=True, slots=True)
+class Concurrency:
+    limit: int  # executions of the flow that may be worked on at once
+    overlap: Overlap = "queue"  # what becomes of a firing while that many are alive: it waits, is refused, or cancels
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +61,7 @@ class Organism:
     listeners: dict[str, Listener]
     timeout: float | None = None  # seconds of work; the tier caps it
     max_messages: int = DEFAULT_MAX_MESSAGES
+    concurrency: Concurrency | None = None
     # What `graph.reachable_from` has found so far: it follows from the listeners, so any thread may fill it in.
     reaches: dict[str, frozenset[str]] = field(default_factory=dict, repr=False, compare=False)
 

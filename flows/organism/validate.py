@@ -1,7 +1,7 @@
 """The whole check of an organism: everything that is wrong at once, each with its place. Nothing is executed."""
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast, get_args
 
 from bloxserver.core.errors import DomainError
 from flows.blocks.base import Block
@@ -10,7 +10,7 @@ from flows.organism.checks import Findings, Section, kind_of, nearest
 from flows.organism.listeners import MAX_TIMEOUT, Draft, check_references, read_listener
 from flows.organism.nodes import Document
 from flows.organism.reader import read
-from flows.organism.spec import DEFAULT_MAX_MESSAGES, Organism, Problem, Validation
+from flows.organism.spec import DEFAULT_MAX_MESSAGES, Concurrency, Organism, Overlap, Problem, Validation
 
 MAX_LISTENERS = 500
 MAX_MESSAGES = 100_000
@@ -21,6 +21,8 @@ MAX_REPORTED = 500
 TOP_LEVEL = ("organism", "listeners")
 ORGANISM = ("name", "entry", "timeout", "max_messages", "on_failure", "concurrency")
 ON_FAILURE = ("email", "flow", "url")
+CONCURRENCY = ("limit", "overlap")
+OVERLAPS: tuple[str, ...] = get_args(Overlap)
 
 
 class OrganismInvalid(DomainError):
@@ -182,8 +184,7 @@ def _organism(settings: Section | None, entry: str | None, drafts: list[Draft], 
     timeout = settings.number("timeout", low=0, high=MAX_TIMEOUT, of="seconds", above=True)
     messages = settings.number("max_messages", low=1, high=MAX_MESSAGES, whole=True)
     _on_failure(settings)
-    if settings.number("concurrency", low=1, high=MAX_CONCURRENCY, whole=True) is not None:
-        settings.warning("concurrency", "This is kept, but not acted on yet: executions are capped by tier only.")
+    concurrency = _concurrency(settings)
     if findings.errors or name is None or entry is None:
         return None
     return Organism(
@@ -192,7 +193,28 @@ def _organism(settings: Section | None, entry: str | None, drafts: list[Draft], 
         listeners={listener.name: listener for listener in (draft.built() for draft in drafts)},
         timeout=None if timeout is None else float(timeout),
         max_messages=DEFAULT_MAX_MESSAGES if messages is None else int(messages),
+        concurrency=concurrency,
     )
+
+
+def _concurrency(settings: Section) -> Concurrency | None:
+    """{limit: ..., overlap: ...}, or the limit alone."""
+    node = settings.get("concurrency")
+    if node is None:
+        return None
+    if not isinstance(node.value, dict):
+        limit = settings.number("concurrency", low=1, high=MAX_CONCURRENCY, whole=True)
+        return None if limit is None else Concurrency(int(limit))
+    section = Section(settings.findings, node, (*settings.path, "concurrency"))
+    section.unknown_keys(CONCURRENCY, "concurrency")
+    limit = section.number("limit", low=1, high=MAX_CONCURRENCY, whole=True)
+    if section.get("limit") is None:
+        section.error("limit", "This needs a limit, as in {limit: 1, overlap: skip}.")
+    overlap = section.text("overlap", limit=20)
+    if overlap is not None and overlap not in OVERLAPS:
+        section.error("overlap", f'This must be one of {", ".join(OVERLAPS)}, not "{overlap}".')
+        return None
+    return None if limit is None else Concurrency(int(limit), cast(Overlap, overlap or "queue"))
 
 
 def _on_failure(settings: Section) -> None:

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from flows.blocks import catalogue
 from flows.blocks.base import Block, BlockConfig, Context
 from flows.organism import OrganismInvalid, load, validate
-from flows.organism.spec import Validation
+from flows.organism.spec import Concurrency, Validation
 
 ORDER_ALERT = """\
 organism:
@@ -299,9 +299,44 @@ def test_listeners_that_no_message_can_reach_are_a_warning() -> None:
 
 def test_what_is_kept_but_not_acted_on_is_a_warning() -> None:
     text = listeners("- {name: a, handler: blox.output}")
-    text = text.replace("{name: x}", "{name: x, on_failure: {email: a@b.example}, concurrency: 2}")
-    assert [warning.path for warning in validate(text).warnings] == ["organism.on_failure", "organism.concurrency"]
+    text = text.replace("{name: x}", "{name: x, on_failure: {email: a@b.example}}")
+    assert [warning.path for warning in validate(text).warnings] == ["organism.on_failure"]
     assert validate(text).valid
+
+
+def with_concurrency(value: str) -> str:
+    return listeners("- {name: a, handler: blox.output}").replace("{name: x}", f"{{name: x, concurrency: {value}}}")
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ("2", Concurrency(2, "queue")),
+        ("{limit: 3}", Concurrency(3, "queue")),
+        ("{limit: 1, overlap: skip}", Concurrency(1, "skip")),
+        ("{limit: 1, overlap: cancel}", Concurrency(1, "cancel")),
+    ],
+)
+def test_concurrency_is_a_limit_or_a_limit_with_what_overlaps(written: str, read: Concurrency) -> None:
+    validation = validate(with_concurrency(written))
+    assert validation.organism is not None and validation.organism.concurrency == read
+    assert validation.warnings == []
+
+
+@pytest.mark.parametrize(
+    ("written", "path", "says"),
+    [
+        ("0", "organism.concurrency", "from 1 to 10,000"),
+        ("yes", "organism.concurrency", "a whole number"),
+        ("{overlap: skip}", "organism.concurrency.limit", "needs a limit"),
+        ("{limit: 0}", "organism.concurrency.limit", "from 1 to 10,000"),
+        ("{limit: 1, overlap: replace}", "organism.concurrency.overlap", "one of queue, skip, cancel"),
+        ("{limit: 1, overlaps: skip}", "organism.concurrency.overlaps", "overlap"),
+    ],
+)
+def test_a_concurrency_that_cannot_be_read_is_an_error_with_its_place(written: str, path: str, says: str) -> None:
+    [error] = validate(with_concurrency(written)).errors
+    assert error.path == path and says in error.message
 
 
 def test_load_refuses_with_every_error() -> None:

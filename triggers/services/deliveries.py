@@ -38,6 +38,7 @@ VERDICTS = {
     "flow_not_running": Verdict.FLOW_STOPPED,
     "usage_limit_exceeded": Verdict.OVER_LIMIT,
     "rate_limit_exceeded": Verdict.THROTTLED,
+    "concurrency_limit": Verdict.THROTTLED,  # the flow's own, no quota: nothing is used up
     "bad_signature": Verdict.BAD_SIGNATURE,
     "idempotency_key_reused": Verdict.KEY_REUSED,
     "payload_too_large": Verdict.TOO_LARGE,

@@ -1,0 +1,237 @@
+"""Which due executions are next: by tier, round the tenants, round each tenant's flows, and within every cap.
+
+A lane is what one flow has queued at one priority. A claim looks at the head of each lane, never at what stands behind
+it, so a tenant with 50,000 queued costs it no more than a tenant with one.
+"""
+
+import heapq
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from uuid import UUID
+
+from django.conf import settings
+from django.db import connection
+from django.db.models import Count, Min, Q
+from django.db.models.functions import Now
+
+from accounts.models import User
+from billing.services import concurrent_executions_by_tier, priority_of_tier
+from executions.models import Execution, State
+
+WAKE_BATCH = 1_000
+HEAD_FIELDS = ("pk", "priority", "user_id", "flow_id", "flow_limit", "due_at")
+ROW_FIELDS = (*HEAD_FIELDS, "claim_alone", "seconds_allowed", "seconds_worked")
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    priority: int
+    user_id: UUID
+    flow_id: UUID
+    cap: int  # executions of this tenant at once
+
+
+@dataclass
+class Working:
+    """How many executions hold a lease: counted from the rows, since no counter beside them could not be wrong."""
+
+    by_user: Counter[UUID] = field(default_factory=Counter)
+    by_flow: Counter[UUID] = field(default_factory=Counter)
+
+    def add(self, user_id: UUID, flow_id: UUID, count: int = 1) -> None:
+        self.by_user[user_id] += count
+        self.by_flow[flow_id] += count
+
+
+def worker_priorities() -> list[int]:
+    """The priorities that this worker claims; empty for all."""
+    return [priority_of_tier(tier) for tier in settings.BLOX_WORKER_TIERS]
+
+
+def wake_parked() -> None:
+    """Queue the parked executions that have come due: from then on they count as every other queued one does.
+
+    In the caller's transaction; the row locks and the condition on the state make it safe beside claims and wake-ups.
+    """
+    due = Execution.objects.filter(state=State.PARKED, due_at__lte=Now()).order_by("due_at")
+    ids = list(due.select_for_update(skip_locked=True, of=("self",)).values_list("pk", flat=True)[:WAKE_BATCH])
+    if ids:
+        Execution.objects.filter(pk__in=ids, state=State.PARKED).update(state=State.QUEUED)
+
+
+def anything_startable(priorities: Sequence[int] = ()) -> bool:
+    """Whether a claim would find something now. What waits for a slot under its tenant's cap is not it."""
+    if Execution.objects.filter(state=State.PARKED, due_at__lte=Now()).exists():
+        return True
+    return bool(next_lanes(limit=1, priorities=priorities))
+
+
+def next_lanes(*, limit: int, priorities: Sequence[int]) -> list[Lane]:
+    """Up to `limit` lanes with something due and room under their caps, the next in turn first.
+
+    Within a tier the tenant with the fewest leases is next, and a tenant's second lane comes after every tenant's first.
+    """
+    if connection.vendor == "postgresql":
+        return _walk(limit, priorities)
+    rows = Execution.objects.filter(state=State.QUEUED, due_at__lte=Now())
+    if priorities:
+        rows = rows.filter(priority__in=priorities)
+    heads = rows.order_by().values_list("priority", "user_id", "flow_id").annotate(Min("due_at"), Min("flow_limit"))
+    return _in_turn(list(heads), count_working())[:limit]
+
+
+def _in_turn(heads: list[tuple[int, UUID, UUID, datetime, int | None]], working: Working) -> list[Lane]:
+    tiers = dict(User.objects.filter(pk__in={user for _, user, *_ in heads}).values_list("pk", "tier"))
+    caps = concurrent_executions_by_tier()
+    heads.sort(key=lambda head: (working.by_flow[head[2]], head[3]))
+    seen: Counter[UUID] = Counter()
+    turns = []
+    for priority, user, flow, due_at, flow_limit in heads:
+        cap = caps[tiers[user]]
+        if working.by_user[user] < cap and (flow_limit is None or working.by_flow[flow] < flow_limit):
+            seen[user] += 1
+            turns.append((priority, working.by_user[user] + seen[user], due_at, Lane(priority, user, flow, cap)))
+    return [lane for *_, lane in sorted(turns, key=lambda turn: turn[:3])]
+
+
+# From each lane's head to the next lane's, by the index `execution_queue`: one short index scan a lane.
+_WALK = """
+WITH RECURSIVE head AS (
+    (SELECT priority, user_id, flow_id, due_at, flow_limit FROM executions_execution
+     WHERE state = 'queued' ORDER BY priority, user_id, flow_id, due_at LIMIT 1)
+    UNION ALL
+    SELECT following.* FROM head CROSS JOIN LATERAL (
+        SELECT priority, user_id, flow_id, due_at, flow_limit FROM executions_execution
+        WHERE state = 'queued' AND (priority, user_id, flow_id) > (head.priority, head.user_id, head.flow_id)
+        ORDER BY priority, user_id, flow_id, due_at LIMIT 1
+    ) following
+), flow AS (
+    SELECT user_id, flow_id, count(*) AS working FROM executions_execution
+    WHERE state = 'working' GROUP BY user_id, flow_id
+), tenant AS (
+    SELECT user_id, sum(working) AS working FROM flow GROUP BY user_id
+), tier AS (
+    SELECT * FROM unnest(%(tiers)s::text[], %(caps)s::int[]) AS tier (name, cap)
+)
+SELECT head.priority, head.user_id, head.flow_id, tier.cap
+FROM head
+JOIN accounts_user ON accounts_user.id = head.user_id
+JOIN tier ON tier.name = accounts_user.tier
+LEFT JOIN tenant ON tenant.user_id = head.user_id
+LEFT JOIN flow ON flow.flow_id = head.flow_id
+WHERE head.due_at <= statement_timestamp()
+  AND (%(priorities)s::int[] = '{}' OR head.priority = ANY (%(priorities)s::int[]))
+  AND coalesce(tenant.working, 0) < tier.cap
+  AND (head.flow_limit IS NULL OR coalesce(flow.working, 0) < head.flow_limit)
+ORDER BY head.priority,
+    coalesce(tenant.working, 0)
+    + row_number() OVER (PARTITION BY head.user_id ORDER BY coalesce(flow.working, 0), head.due_at),
+    head.due_at
+LIMIT %(limit)s
+"""
+
+
+def _walk(limit: int, priorities: Sequence[int]) -> list[Lane]:
+    caps = concurrent_executions_by_tier()
+    with connection.cursor() as cursor:
+        cursor.execute(
+            _WALK,
+            {"tiers": list(caps), "caps": list(caps.values()), "priorities": list(priorities), "limit": limit},
+        )
+        return [Lane(*row) for row in cursor.fetchall()]
+
+
+def count_working(users: Collection[UUID] | None = None) -> Working:
+    rows = Execution.objects.filter(state=State.WORKING)
+    if users is not None:
+        rows = rows.filter(user__in=users)
+    working = Working()
+    for user_id, flow_id, count in rows.order_by().values_list("user_id", "flow_id").annotate(Count("pk")):
+        working.add(user_id, flow_id, count)
+    return working
+
+
+# The first rows of each lane, locked; a row that someone else has locked (a cancellation, say) is left for later.
+_HEADS = """
+SELECT first.* FROM unnest(%(priorities)s::int[], %(users)s::uuid[], %(flows)s::uuid[], %(shares)s::int[])
+    AS lane (priority, user_id, flow_id, share)
+CROSS JOIN LATERAL (
+    SELECT id, priority, user_id, flow_id, flow_limit, due_at, claim_alone, seconds_allowed, seconds_worked
+    FROM executions_execution
+    WHERE state = 'queued' AND priority = lane.priority AND user_id = lane.user_id AND flow_id = lane.flow_id
+        AND due_at <= statement_timestamp() AND (%(suspects)s OR NOT claim_alone)
+    ORDER BY due_at LIMIT lane.share FOR UPDATE SKIP LOCKED
+) first
+"""
+
+
+def first_in(lanes: Sequence[Lane], *, limit: int, suspects: bool) -> list[Execution]:
+    """The first executions of each lane, locked, and no more in all than a few times `limit`.
+
+    With `suspects`, also those that must be claimed alone.
+    """
+    at_priority = Counter(lane.priority for lane in lanes)
+    shares = [-(-limit // at_priority[lane.priority]) for lane in lanes]
+    if connection.vendor == "postgresql":
+        parameters = {
+            "priorities": [lane.priority for lane in lanes],
+            "users": [lane.user_id for lane in lanes],
+            "flows": [lane.flow_id for lane in lanes],
+            "shares": shares,
+            "suspects": suspects,
+        }
+        return list(Execution.objects.raw(_HEADS, parameters))
+    rows: list[Execution] = []
+    for lane, share in zip(lanes, shares, strict=True):
+        queued = Execution.objects.filter(
+            Q(claim_alone=False) | Q(claim_alone=suspects),
+            state=State.QUEUED,
+            priority=lane.priority,
+            user=lane.user_id,
+            flow=lane.flow_id,
+            due_at__lte=Now(),
+        )
+        rows += queued.order_by("due_at").only(*ROW_FIELDS)[:share]
+    return rows
+
+
+def choose(rows: Iterable[Execution], *, caps: dict[UUID, int], working: Working, limit: int) -> list[Execution]:
+    """Up to `limit` of `rows`, in turn and within the caps; `working` grows by what is chosen.
+
+    A lane's rows go in the order in which they came due; one that its flow's limit stops keeps those behind it waiting.
+    """
+    lanes: dict[tuple[int, UUID], list[Execution]] = {}
+    for row in sorted(rows, key=_due, reverse=True):
+        lanes.setdefault((row.priority, row.flow_id), []).append(row)
+
+    def turn(lane: list[Execution]) -> tuple[int, int, int, datetime]:
+        head = lane[-1]
+        return head.priority, working.by_user[head.user_id], working.by_flow[head.flow_id], _due(head)
+
+    heads = [(turn(lane), number) for number, lane in enumerate(lanes.values())]
+    by_number = list(lanes.values())
+    heapq.heapify(heads)
+    chosen: list[Execution] = []
+    while heads and len(chosen) < limit:
+        was, number = heapq.heappop(heads)
+        lane = by_number[number]
+        if was != (now := turn(lane)):  # another lane of this tenant has had a turn meanwhile
+            heapq.heappush(heads, (now, number))
+            continue
+        head = lane[-1]
+        if working.by_user[head.user_id] >= caps[head.user_id]:
+            continue
+        if head.flow_limit is not None and working.by_flow[head.flow_id] >= head.flow_limit:
+            continue
+        chosen.append(lane.pop())
+        working.add(head.user_id, head.flow_id)
+        if lane:
+            heapq.heappush(heads, (turn(lane), number))
+    return chosen
+
+
+def _due(row: Execution) -> datetime:
+    assert row.due_at is not None  # it is queued
+    return row.due_at
