@@ -17,6 +17,7 @@ from kombu.exceptions import KombuError, OperationalError
 logger = logging.getLogger(__name__)
 
 QUIET_SECONDS = 5.0
+FAILURE_BELL_SECONDS = 0.5
 BELL_EXPIRES_SECONDS = 10.0  # an older bell tells nothing that the sweeper has not rung for again
 
 
@@ -26,6 +27,7 @@ class Job(StrEnum):
     FOLD = "executions.fold_tallies"
     OPERATE = "executions.work_operations"
     PRUNE = "executions.prune_history"
+    FAILURES = "executions.failures"
 
 
 class _Breaker:
@@ -47,6 +49,26 @@ _breaker = _Breaker()
 def ring_bell() -> None:
     """Ring once the transaction that is under way has committed (at once when there is none)."""
     ring(Job.DRAIN)
+
+
+def ring_failure_bell() -> None:
+    """Likewise for "an execution has failed"."""
+    transaction.on_commit(_failure_bell.ring, robust=True)
+
+
+class _FailureBell:
+    """Rings at most twice a second and process: a flow may fail a thousand times a second, and one bell is for all."""
+
+    def __init__(self) -> None:
+        self.quiet_until = 0.0
+
+    def ring(self) -> None:
+        if time.monotonic() >= self.quiet_until:
+            self.quiet_until = time.monotonic() + FAILURE_BELL_SECONDS
+            _publish(Job.FAILURES)
+
+
+_failure_bell = _FailureBell()
 
 
 def ring(job: Job) -> None:

@@ -39,3 +39,12 @@ def prune_history() -> None:
 @shared_task(name=Job.OPERATE, ignore_result=True)
 def work_operations() -> None:
     bulk.work_operations(now=timezone.now())
+
+
+@shared_task(name=Job.FAILURES, ignore_result=True)
+def failures() -> None:
+    from executions.failures import see_to_failures
+    from executions.notices import send_due_notices
+
+    see_to_failures()
+    send_due_notices()

@@ -2,6 +2,7 @@
 
 from executions.admin.bulk import BulkItemAdmin, BulkOperationAdmin
 from executions.admin.executions import ExecutionAdmin
+from executions.admin.notices import FailureNoticeAdmin
 from executions.admin.records import (
     ExecutionPayloadAdmin,
     ExecutionTallyAdmin,
@@ -16,6 +17,7 @@ __all__ = [
     "ExecutionAdmin",
     "ExecutionPayloadAdmin",
     "ExecutionTallyAdmin",
+    "FailureNoticeAdmin",
     "JournalEntryAdmin",
     "LargeOutputAdmin",
     "StepAdmin",
