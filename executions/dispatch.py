@@ -52,7 +52,7 @@ def ring_bell() -> None:
 
 
 def ring_failure_bell() -> None:
-    """Likewise for "an execution has failed"."""
+    """Likewise for "an execution has failed", and the clock: see `failures.py`."""
     transaction.on_commit(_failure_bell.ring, robust=True)
 
 
@@ -65,7 +65,7 @@ class _FailureBell:
     def ring(self) -> None:
         if time.monotonic() >= self.quiet_until:
             self.quiet_until = time.monotonic() + FAILURE_BELL_SECONDS
-            _publish(Job.FAILURES)
+            _publish(Job.FAILURES, queue="clock")
 
 
 _failure_bell = _FailureBell()
@@ -76,11 +76,11 @@ def ring(job: Job) -> None:
     transaction.on_commit(partial(_publish, job), robust=True)
 
 
-def _publish(job: Job) -> None:
+def _publish(job: Job, queue: str | None = None) -> None:
     if _breaker.is_open():
         return
     try:
-        current_app.send_task(job, ignore_result=True, retry=False, expires=BELL_EXPIRES_SECONDS)
+        current_app.send_task(job, queue=queue, ignore_result=True, retry=False, expires=BELL_EXPIRES_SECONDS)
     except (OperationalError, KombuError, OSError) as error:
         _breaker.trip()
         logger.warning("The broker is away (%s); executions start from the database until it is back.", error)

@@ -1,7 +1,8 @@
 """What follows when an execution fails: its flow's `on_failure`, and the pause of a flow that does nothing but fail.
 
-An end that is a failure sets `follow_up_due` in the same update (`endings.end`); a task that is rung after the commit,
-and again by the sweeper, sees to it here. What there is to tell, and to whom, becomes a `FailureNotice`.
+An end that is a failure sets `follow_up_due` in the same update (`endings.end`); the clock, which is rung after the
+commit and again by the sweeper, sees to it here. Not the workers: one may be busy with a drain for hours, and a slow mail
+server must not keep it from one. What there is to tell, and to whom, becomes a `FailureNotice` (`notices.py`).
 A test run of the draft, and what a person cancelled, is nobody's failure.
 """
 

@@ -29,6 +29,7 @@ from bloxserver.core import json_text
 from bloxserver.core.errors import DomainError
 from bloxserver.core.safe_http import BlockedAddress, GuardedClient, InvalidRequest, SafeHttpError
 from executions.errors import CallTooDeep
+from executions.failures import see_to_failures
 from executions.models import Execution, ExecutionStatus, FailureNotice, NoticeKind, StepStatus
 from executions.services import accept_execution
 from flows.blocks.base import BlockError
@@ -62,6 +63,12 @@ class NotDelivered(Exception):
 class Outcome:
     notice: FailureNotice
     error: NotDelivered | None  # None: delivered
+
+
+def work_off_failures() -> None:
+    """See to every failure on record, and send what is due: all that the bell and the sweeper ask for."""
+    see_to_failures()
+    send_due_notices()
 
 
 def send_due_notices(*, seconds: float = SECONDS) -> None:

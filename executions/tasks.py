@@ -4,6 +4,7 @@ from celery import shared_task
 from django.utils import timezone
 
 from executions import history, tally
+from executions.background import Background
 from executions.bulk import services as bulk
 from executions.dispatch import Job
 from executions.engine import shutdown  # noqa: F401 - its flag must be made before the worker forks
@@ -43,8 +44,13 @@ def work_operations() -> None:
 
 @shared_task(name=Job.FAILURES, ignore_result=True)
 def failures() -> None:
-    from executions.failures import see_to_failures
-    from executions.notices import send_due_notices
+    _failures.start()  # the clock must tick on, however slow a receiver or mail server is
 
-    see_to_failures()
-    send_due_notices()
+
+def _see_to_failures() -> None:
+    from executions.notices import work_off_failures
+
+    work_off_failures()
+
+
+_failures = Background(_see_to_failures, "executions-failures")

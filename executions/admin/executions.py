@@ -213,7 +213,7 @@ class ExecutionAdmin(ButtonsAdmin, LargeTableAdmin):
             (change_link("executions_failurenotice", notice.pk, notice), notice.state, notice.error)
             for notice in execution.failure_notices.all()
         ]
-        return format_html_join(format_html("<br>"), "{}: {} {}", notices) or "-"
+        return format_html_join(SafeString("<br>"), "{}: {} {}", notices) or "-"
 
     @admin.display(description="only this listener")
     def only_listener(self, execution: Execution) -> str:

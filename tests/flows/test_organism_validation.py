@@ -300,8 +300,8 @@ def test_listeners_that_no_message_can_reach_are_a_warning() -> None:
 
 def test_what_is_kept_but_not_acted_on_is_a_warning() -> None:
     text = listeners("- {name: a, handler: blox.output}")
-    text = text.replace("{name: x}", "{name: x, on_failure: {email: a@b.example}, concurrency: 2}")
-    assert [warning.path for warning in validate(text).warnings] == ["organism.on_failure", "organism.concurrency"]
+    text = text.replace("{name: x}", "{name: x, concurrency: 2}")
+    assert [warning.path for warning in validate(text).warnings] == ["organism.concurrency"]
     assert validate(text).valid
 
 
