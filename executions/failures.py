@@ -10,7 +10,7 @@ import logging
 import time
 from uuid import UUID
 
-from django.db import DatabaseError, transaction
+from django.db import InterfaceError, OperationalError, transaction
 from django.utils import timezone
 
 from executions.dispatch import ring_failure_bell
@@ -45,7 +45,7 @@ def see_to_failures(*, seconds: float = SECONDS) -> None:
             last = execution.pk
             try:
                 _see_to(execution)
-            except DatabaseError:
+            except (OperationalError, InterfaceError):  # the database is away
                 raise
             except Exception:  # one that cannot be seen to must not keep the others waiting
                 logger.exception("execution=%s: what follows from its failure is not clear", execution.pk)

@@ -20,7 +20,7 @@ from typing import Any
 
 from django.conf import settings
 from django.core.mail import EmailMessage, get_connection
-from django.db import transaction
+from django.db import InterfaceError, OperationalError, transaction
 from django.utils import timezone
 from standardwebhooks import Webhook
 from standardwebhooks.webhooks import EmptyWebhookSecretError
@@ -109,14 +109,14 @@ def claim(*, now: datetime) -> list[FailureNotice]:
 
 
 def deliver(notices: list[FailureNotice]) -> list[Outcome]:
-    """Make the attempts, all at once; what the database knows is read before. Never raises."""
+    """Make the attempts, all at once; what the database knows is read before. One's fault is not the others'."""
     sendings: list[tuple[FailureNotice, Sending]] = []
     outcomes: list[Outcome] = []
     for notice in notices:
         try:
             sendings.append((notice, _prepare(notice)))
-        except NotDelivered as error:
-            outcomes.append(Outcome(notice, error))
+        except Exception as error:
+            outcomes.append(Outcome(notice, _reason(notice, error)))
     if sendings:
         outcomes += asyncio.run(_send_all(sendings))
     return outcomes
@@ -159,8 +159,8 @@ def start_flow(notice: FailureNotice) -> None:
                 now=timezone.now(),
             )
             row.update(done_at=timezone.now(), due_at=None, error="", started=child.pk)
-    except DomainError as error:
-        record(Outcome(notice, NotDelivered(error.message, final=isinstance(error, CallTooDeep))))
+    except Exception as error:
+        record(Outcome(notice, _reason(notice, error)))
 
 
 def report(execution: Execution) -> dict[str, Any]:
@@ -211,12 +211,21 @@ async def _send_all(sendings: list[tuple[FailureNotice, Sending]]) -> list[Outco
 async def _attempt(notice: FailureNotice, send: Sending, client: GuardedClient) -> Outcome:
     try:
         await send(client)
-    except NotDelivered as error:
-        return Outcome(notice, error)
-    except Exception as error:  # of a mail backend, say: the other notices must not share its fate
-        logger.exception("notice=%s cannot be sent", notice.pk)
-        return Outcome(notice, NotDelivered(f"It cannot be sent: {error!r}"))
+    except Exception as error:
+        return Outcome(notice, _reason(notice, error))
     return Outcome(notice, None)
+
+
+def _reason(notice: FailureNotice, error: Exception) -> NotDelivered:
+    """What to put on record. Raises what says that the database is away: no attempt was made then."""
+    if isinstance(error, OperationalError | InterfaceError):
+        raise error
+    if isinstance(error, NotDelivered):
+        return error
+    if isinstance(error, DomainError):
+        return NotDelivered(error.message, final=isinstance(error, CallTooDeep))
+    logger.error("notice=%s cannot be sent", notice.pk, exc_info=error)  # a mail backend of another package, say
+    return NotDelivered(f"It cannot be sent: {error!r}")
 
 
 # The POST. -----------------------------------------------------------------------------------------------------------

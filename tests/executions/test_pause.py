@@ -4,6 +4,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from threading import Barrier, Thread
 from typing import Any
+from uuid import UUID
 
 import pytest
 from django.core import mail
@@ -15,10 +16,13 @@ from rest_framework.test import APIClient
 from executions.endings import Ending
 from executions.engine.leases import claim
 from executions.engine.store import Change, write
-from executions.failures import FAILURES_IN_A_ROW
+from executions.failures import FAILURES_IN_A_ROW, pause_if_failing
 from executions.models import Execution, ExecutionStatus, FailureNotice
 from executions.notices import work_off_failures
+from flows.models import Flow
+from flows.services import start_flow
 from tests.executions.flows import retry_from_failed, run, start
+from tests.flows.test_races import while_uncommitted
 
 pytestmark = pytest.mark.django_db(transaction=True)
 Drain = Callable[[], None]
@@ -163,6 +167,28 @@ def test_two_that_end_the_ninth_and_the_tenth_at_once_pause_it_once(api: APIClie
     assert status_of(api, flow)[0] == "error"
     assert len(mail.outbox) == 1
     assert FailureNotice.objects.get().kind == "paused"
+
+
+def test_whoever_counted_before_the_pause_was_committed_does_not_pause_again(api: APIClient, drain: Drain) -> None:
+    flow = start(api, FAILS)
+    for _ in range(11):
+        run(api, flow, {})
+    drain()
+    second = while_uncommitted(lambda: pause_if_failing(UUID(flow)), lambda: pause_if_failing(UUID(flow)))
+    assert second is False
+    assert status_of(api, flow)[0] == "error"
+    assert FailureNotice.objects.count() == 1
+
+
+def test_a_start_at_the_same_moment_wins_over_the_pause(api: APIClient, drain: Drain) -> None:
+    flow = start(api, FAILS)
+    for _ in range(10):
+        run(api, flow, {})
+    drain()
+    row = Flow.objects.get()
+    paused = while_uncommitted(lambda: start_flow(flow=row, by=row.user), lambda: pause_if_failing(UUID(flow)))
+    assert paused is False
+    assert status_of(api, flow) == ("running", None)
 
 
 def test_the_count_reads_the_index_that_was_made_for_it(api: APIClient, drain: Drain) -> None:
