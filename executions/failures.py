@@ -101,6 +101,8 @@ def _why_paused(flow: Flow, last: Execution) -> str:
     error = (last.error_message or "no message").strip()
     if len(error) > ERROR_CHARACTERS:
         error = error[:ERROR_CHARACTERS] + " ..."
+    if error[-1:] not in ".!?":
+        error += "."
     what = "timed out" if last.status == ExecutionStatus.TIMEOUT else "failed"
     return (
         f"Paused after {FAILURES_IN_A_ROW} failures in a row. The last execution, {last.pk}, {what}: {error} "
