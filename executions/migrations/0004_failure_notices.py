@@ -10,8 +10,8 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('executions', '0001_initial'),
-        ('flows', '0002_deployed_at'),
+        ('executions', '0003_bulk_operations'),
+        ('flows', '0003_deployed_at'),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]
 
