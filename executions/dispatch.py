@@ -51,6 +51,11 @@ def ring_bell() -> None:
     ring(Job.DRAIN)
 
 
+def ring(job: Job) -> None:
+    """The same for another queue that is a table, and that the clock rings for too."""
+    transaction.on_commit(partial(_publish, job), robust=True)
+
+
 def ring_failure_bell() -> None:
     """Likewise for "an execution has failed", and the clock: see `failures.py`."""
     transaction.on_commit(_failure_bell.ring, robust=True)
@@ -69,11 +74,6 @@ class _FailureBell:
 
 
 _failure_bell = _FailureBell()
-
-
-def ring(job: Job) -> None:
-    """The same for another queue that is a table, and that the clock rings for too."""
-    transaction.on_commit(partial(_publish, job), robust=True)
 
 
 def _publish(job: Job, queue: str | None = None) -> None:
