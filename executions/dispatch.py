@@ -17,6 +17,7 @@ from kombu.exceptions import KombuError, OperationalError
 logger = logging.getLogger(__name__)
 
 QUIET_SECONDS = 5.0
+FAILURE_BELL_SECONDS = 0.5
 BELL_EXPIRES_SECONDS = 10.0  # an older bell tells nothing that the sweeper has not rung for again
 
 
@@ -26,6 +27,7 @@ class Job(StrEnum):
     FOLD = "executions.fold_tallies"
     OPERATE = "executions.work_operations"
     PRUNE = "executions.prune_history"
+    FAILURES = "executions.failures"
 
 
 class _Breaker:
@@ -54,11 +56,31 @@ def ring(job: Job) -> None:
     transaction.on_commit(partial(_publish, job), robust=True)
 
 
-def _publish(job: Job) -> None:
+def ring_failure_bell() -> None:
+    """Likewise for "an execution has failed", and the clock: see `failures.py`."""
+    transaction.on_commit(_failure_bell.ring, robust=True)
+
+
+class _FailureBell:
+    """Rings at most twice a second and process: a flow may fail a thousand times a second, and one bell is for all."""
+
+    def __init__(self) -> None:
+        self.quiet_until = 0.0
+
+    def ring(self) -> None:
+        if time.monotonic() >= self.quiet_until:
+            self.quiet_until = time.monotonic() + FAILURE_BELL_SECONDS
+            _publish(Job.FAILURES, queue="clock")
+
+
+_failure_bell = _FailureBell()
+
+
+def _publish(job: Job, queue: str | None = None) -> None:
     if _breaker.is_open():
         return
     try:
-        current_app.send_task(job, ignore_result=True, retry=False, expires=BELL_EXPIRES_SECONDS)
+        current_app.send_task(job, queue=queue, ignore_result=True, retry=False, expires=BELL_EXPIRES_SECONDS)
     except (OperationalError, KombuError, OSError) as error:
         _breaker.trip()
         logger.warning("The broker is away (%s); executions start from the database until it is back.", error)

@@ -10,13 +10,14 @@ from django.db.models import F, Max
 from django.db.models.functions import Now
 
 from executions import events
-from executions.dispatch import ring_bell
+from executions.dispatch import ring_bell, ring_failure_bell
 from executions.models import Execution, ExecutionPayload, ExecutionStatus, State, Step, StepStatus
 
 CANCELED = "canceled"
 TIMEOUT = "timeout"
 WORKER_LOST = "worker_lost"
 MAX_CRASHES = 3
+FAILED = frozenset({ExecutionStatus.ERROR, ExecutionStatus.TIMEOUT})  # `failures.py` says what follows
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +63,11 @@ def end(execution_id: UUID, ending: Ending, *, fence: int, now: datetime) -> boo
             lease_until=None,
             deadline_at=None,
             fence=fence + 1,
+            follow_up_due=ending.status in FAILED,
         )
     )
+    if changed and ending.status in FAILED:
+        ring_failure_bell()
     if changed and ending.output is not None:
         ExecutionPayload.objects.filter(pk=execution_id).update(output=ending.output)
     return bool(changed)

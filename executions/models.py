@@ -8,7 +8,7 @@ from django.db.models import Q
 from django.utils import timezone
 
 from bloxserver.core.ids import new_id
-from executions.querysets import ApprovalQuerySet, ExecutionQuerySet, StepQuerySet
+from executions.querysets import ApprovalQuerySet, ExecutionQuerySet, FailureNoticeQuerySet, StepQuerySet
 from flows.models import Flow, FlowVersion
 
 
@@ -54,13 +54,20 @@ class Execution(models.Model):
     trigger_type = models.CharField(max_length=10, choices=TriggerType.choices)
     scheduled_for = models.DateTimeField(null=True, blank=True, help_text="The moment of the schedule that this fires.")
     retry_of = models.UUIDField(null=True, blank=True, help_text="The execution that this one repeats.")
-    parent_id = models.UUIDField(null=True, blank=True, help_text="The execution whose call_flow made this one.")
-    depth = models.PositiveSmallIntegerField(default=0, help_text="How many call_flow parents stand above it.")
+    parent_id = models.UUIDField(
+        null=True, blank=True, help_text="The execution whose call_flow, or whose failure, made this one."
+    )
+    depth = models.PositiveSmallIntegerField(default=0, help_text="How many such parents stand above it.")
     is_draft = models.BooleanField(default=False, help_text="A test run of the draft.")
 
     status = models.CharField(max_length=10, choices=ExecutionStatus.choices, default=ExecutionStatus.RUNNING)
     error_code = models.CharField(max_length=50, blank=True)
     error_message = models.TextField(null=True, blank=True)
+    follow_up_due = models.BooleanField(
+        default=False,
+        db_default=False,  # for those who insert and know nothing of it: an older worker during a roll-out
+        help_text="It failed, and what follows from that is still to be seen to.",
+    )
     started_at = models.DateTimeField("accepted at", default=timezone.now)
     claimed_at = models.DateTimeField("first claimed at", null=True, blank=True)
     completed_at = models.DateTimeField(null=True, blank=True)
@@ -141,6 +148,13 @@ class Execution(models.Model):
             models.Index(  # is anything of this flow, or this parent, still alive?
                 fields=["flow", "state"], name="execution_alive", condition=~Q(state="ended")
             ),
+            models.Index(  # the last ten ends of a flow: have all of them failed?
+                fields=["flow", "-completed_at"],
+                name="execution_last_ended",
+                condition=Q(state="ended", is_draft=False, cancel_requested_at__isnull=True),
+            ),
+            # Failures that nobody has seen to yet.
+            models.Index(fields=["id"], name="execution_follow_up", condition=Q(follow_up_due=True)),
         ]
         ordering = ["-started_at", "-id"]
 
@@ -378,6 +392,62 @@ class Approval(models.Model):
     def in_words(self) -> str:
         """The answer and who gave it."""
         return f"{self.by} decided: {self.answer}." + (f" {self.comment}" if self.comment else "")
+
+
+class NoticeKind(models.TextChoices):
+    EMAIL = "email", "on_failure: mail"
+    FLOW = "flow", "on_failure: flow"
+    URL = "url", "on_failure: POST"
+    PAUSED = "paused", "mail about the pause"
+
+
+class FailureNotice(models.Model):
+    """Somebody who is to be told of a failed execution, until it is done or given up.
+
+    Queue and log in one: it is due while `due_at` is set. A claim counts the attempt and moves `due_at` on, so that
+    what a dying worker leaves undone is tried again.
+    """
+
+    id = models.UUIDField(primary_key=True, default=new_id, editable=False)
+    execution = models.ForeignKey(Execution, on_delete=models.CASCADE, related_name="failure_notices")
+    kind = models.CharField(max_length=10, choices=NoticeKind.choices)
+    target = models.TextField(help_text="Addresses, a flow, or a URL.")
+    attempts = models.PositiveSmallIntegerField(default=0)
+    due_at = models.DateTimeField(
+        null=True, blank=True, default=timezone.now, help_text="Of the next attempt; empty when done or given up."
+    )
+    done_at = models.DateTimeField(null=True, blank=True)
+    error = models.TextField(blank=True, help_text="Why the last attempt failed.")
+    started = models.UUIDField(null=True, blank=True, help_text="The execution of the other flow that it made.")
+    created_at = models.DateTimeField(default=timezone.now)
+
+    objects: ClassVar[FailureNoticeQuerySet] = FailureNoticeQuerySet.as_manager()  # type: ignore[assignment]
+
+    class Meta:
+        constraints = [
+            models.CheckConstraint(condition=Q(kind__in=NoticeKind.values), name="failure_notice_kind_known"),
+            models.CheckConstraint(
+                condition=Q(due_at__isnull=True) | Q(done_at__isnull=True), name="failure_notice_done_is_not_due"
+            ),
+            # However often what follows from a failure is looked at, it follows once. Also finds an execution's.
+            models.UniqueConstraint(fields=["execution", "kind"], name="failure_notice_one_a_kind"),
+            # Was this execution made by the failure of another?
+            models.UniqueConstraint(
+                fields=["started"], condition=Q(started__isnull=False), name="failure_notice_started_once"
+            ),
+        ]
+        indexes = [models.Index(fields=["due_at"], name="failure_notice_due", condition=Q(due_at__isnull=False))]
+        ordering = ["-id"]
+
+    def __str__(self) -> str:
+        return f"{self.get_kind_display()} to {self.target}"
+
+    @property
+    def state(self) -> str:
+        """`done`, `due` or `given up`."""
+        if self.done_at is not None:
+            return "done"
+        return "due" if self.due_at is not None else "given up"
 
 
 from executions.bulk.models import BulkItem, BulkOperation  # noqa: E402, F401 - Django looks for models here

@@ -13,7 +13,7 @@ from flows.querysets import OwnedQuerySet
 
 if TYPE_CHECKING:
     from accounts.models import User
-    from executions.models import Approval, Execution, Step  # noqa: F401 - named in strings below
+    from executions.models import Approval, Execution, FailureNotice, Step  # noqa: F401 - named in strings below
 
 
 class ExecutionQuerySet(OwnedQuerySet["Execution"]):
@@ -36,6 +36,11 @@ class ExecutionQuerySet(OwnedQuerySet["Execution"]):
     def of_existing_flows(self, user: "User") -> Self:
         """Without those of deleted flows, which wait for `prune_history`."""
         return self.exclude(flow__in=Flow.with_deleted.filter(user=user, deleted_at__isnull=False))
+
+    def last_ended(self) -> Self:
+        """Those that say how a flow is doing, the latest first: not test runs, nor what a person cancelled."""
+        ended = self.filter(state="ended", is_draft=False, cancel_requested_at__isnull=True)
+        return ended.order_by("-completed_at")
 
     def between(self, since: datetime | None, until: datetime | None) -> Self:
         rows = self
@@ -77,3 +82,14 @@ class ApprovalQuerySet(OwnedQuerySet["Approval"]):
             execution_id=OuterRef("execution_id"), key=OuterRef("step_key")
         )
         return steps
+
+
+class FailureNoticeQuerySet(OwnedQuerySet["FailureNotice"]):
+    def for_user(self, user: "User") -> Self:
+        return self.filter(execution__user=user)
+
+    def due(self, now: datetime) -> Self:
+        return self.filter(due_at__lte=now)
+
+    def given_up(self) -> Self:
+        return self.filter(due_at__isnull=True, done_at__isnull=True)

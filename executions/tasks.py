@@ -4,6 +4,7 @@ from celery import shared_task
 from django.utils import timezone
 
 from executions import history, tally
+from executions.background import Background
 from executions.bulk import services as bulk
 from executions.dispatch import Job
 from executions.engine import shutdown  # noqa: F401 - its flag must be made before the worker forks
@@ -39,3 +40,17 @@ def prune_history() -> None:
 @shared_task(name=Job.OPERATE, ignore_result=True)
 def work_operations() -> None:
     bulk.work_operations(now=timezone.now())
+
+
+@shared_task(name=Job.FAILURES, ignore_result=True)
+def failures() -> None:
+    _failures.start()  # the clock must tick on, however slow a receiver or mail server is
+
+
+def _see_to_failures() -> None:
+    from executions.notices import work_off_failures
+
+    work_off_failures()
+
+
+_failures = Background(_see_to_failures, "executions-failures")

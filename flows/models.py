@@ -49,6 +49,9 @@ class Flow(models.Model):
         editable=False,
         help_text="The id of the deployment that is running.",
     )
+    deployed_at = models.DateTimeField(
+        null=True, blank=True, editable=False, help_text="When it was last started; failures are counted from here on."
+    )
     created_at = models.DateTimeField(default=timezone.now, editable=False)
     updated_at = models.DateTimeField(default=timezone.now, editable=False)
     deleted_at = models.DateTimeField(

@@ -20,6 +20,9 @@ TONES = {
     "stopping": "busy",
     "error": "bad",
     "timeout": "bad",
+    "done": "good",
+    "due": "busy",
+    "given up": "bad",
 }
 
 

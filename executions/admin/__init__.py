@@ -3,6 +3,7 @@
 from executions.admin.approvals import ApprovalAdmin
 from executions.admin.bulk import BulkItemAdmin, BulkOperationAdmin
 from executions.admin.executions import ExecutionAdmin
+from executions.admin.notices import FailureNoticeAdmin
 from executions.admin.records import (
     ExecutionPayloadAdmin,
     ExecutionTallyAdmin,
@@ -18,6 +19,7 @@ __all__ = [
     "ExecutionAdmin",
     "ExecutionPayloadAdmin",
     "ExecutionTallyAdmin",
+    "FailureNoticeAdmin",
     "JournalEntryAdmin",
     "LargeOutputAdmin",
     "StepAdmin",

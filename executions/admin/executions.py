@@ -10,17 +10,17 @@ from django.db.models import Q, QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import reverse
 from django.utils import timezone
-from django.utils.html import format_html
+from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
 from accounts.models import User
-from bloxserver.core.admin import ButtonsAdmin, short_id, status_pill, tell, two_lines
+from bloxserver.core.admin import ButtonsAdmin, change_link, short_id, status_pill, tell, two_lines
 from bloxserver.core.errors import DomainError
 from executions import services
 from executions.admin.base import LargeTableAdmin
 from executions.admin.texts import as_uuid, execution_link, json_field, milliseconds, moment, pretty, short
 from executions.explain import explain, read_record
-from executions.models import Approval, Execution, ExecutionStatus, State
+from executions.models import Approval, Execution, ExecutionStatus, FailureNotice, State
 from executions.trace import TracedStep, Value, trace
 from flows.models import Flow
 
@@ -56,6 +56,7 @@ class ExecutionAdmin(ButtonsAdmin, LargeTableAdmin):
                     "error",
                     ("trigger", "trigger_id", "lineage", "cancellation"),
                     ("accepted", "first_claimed", "completed", "queued", "duration"),
+                    "told_of_failure",
                 )
             },
         ),
@@ -86,6 +87,7 @@ class ExecutionAdmin(ButtonsAdmin, LargeTableAdmin):
         "queued",
         "duration",
         "cancellation",
+        "told_of_failure",
         "due",
         "input",
         "output",
@@ -201,8 +203,18 @@ class ExecutionAdmin(ButtonsAdmin, LargeTableAdmin):
         if execution.retry_of:
             return format_html("a retry of {}", execution_link(execution.retry_of))
         if execution.parent_id:
-            return format_html("a call_flow of {}", execution_link(execution.parent_id))
+            by_failure = FailureNotice.objects.filter(started=execution.pk).exists()
+            what = "the failure of" if by_failure else "a call_flow of"
+            return format_html("{} {}", what, execution_link(execution.parent_id))
         return "its trigger"
+
+    @admin.display(description="told of its failure")
+    def told_of_failure(self, execution: Execution) -> SafeString | str:
+        notices = [
+            (change_link("executions_failurenotice", notice.pk, notice), notice.state, notice.error)
+            for notice in execution.failure_notices.all()
+        ]
+        return format_html_join(SafeString("<br>"), "{}: {} {}", notices) or "-"
 
     @admin.display(description="only this listener")
     def only_listener(self, execution: Execution) -> str:

@@ -8,9 +8,9 @@ from django.db.models.functions import Now
 from django.utils import timezone
 
 from executions import endings
-from executions.dispatch import ring_bell
+from executions.dispatch import ring_bell, ring_failure_bell
 from executions.engine.lanes import anything_startable
-from executions.models import Execution, State
+from executions.models import Execution, FailureNotice, State
 from executions.querysets import ExecutionQuerySet
 from flows.models import Flow, FlowStatus
 from flows.services import finish_stop
@@ -28,6 +28,8 @@ def sweep() -> None:
     settle_stopping_flows()
     if anything_startable():
         ring_bell()
+    if Execution.objects.filter(follow_up_due=True).exists() or FailureNotice.objects.due(timezone.now()).exists():
+        ring_failure_bell()
 
 
 def free_expired_leases() -> None:

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 DEFAULT_MAX_MESSAGES = 1000
 OnCrash = Literal["retry", "fail", "ask"]
 Overlap = Literal["queue", "skip", "cancel"]
+OnFailureKind = Literal["email", "flow", "url"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,14 @@ class Listener:
 
 
 @dataclass(frozen=True, slots=True)
+class OnFailure:
+    """What is done when an execution fails: a mail, another flow, a signed POST."""
+
+    kind: OnFailureKind
+    target: str  # addresses with commas between them; the id or name of a flow of the same owner; an http(s) URL
+
+
+@dataclass(frozen=True, slots=True)
 class Organism:
     """A valid organism. `listeners` keeps the order of the file."""
 
@@ -62,6 +71,7 @@ class Organism:
     timeout: float | None = None  # seconds of work; the tier caps it
     max_messages: int = DEFAULT_MAX_MESSAGES
     concurrency: Concurrency | None = None
+    on_failure: OnFailure | None = None
     # What `graph.reachable_from` has found so far: it follows from the listeners, so any thread may fill it in.
     reaches: dict[str, frozenset[str]] = field(default_factory=dict, repr=False, compare=False)
 

@@ -9,6 +9,7 @@ from flows.organism import compatibility, graph
 from flows.organism.checks import Findings, Section, kind_of, nearest
 from flows.organism.listeners import MAX_TIMEOUT, Draft, check_references, read_listener
 from flows.organism.nodes import Document
+from flows.organism.on_failure import read_on_failure
 from flows.organism.reader import read
 from flows.organism.spec import DEFAULT_MAX_MESSAGES, Concurrency, Organism, Overlap, Problem, Validation
 
@@ -20,7 +21,6 @@ MAX_REPORTED = 500
 
 TOP_LEVEL = ("organism", "listeners")
 ORGANISM = ("name", "entry", "timeout", "max_messages", "on_failure", "concurrency")
-ON_FAILURE = ("email", "flow", "url")
 CONCURRENCY = ("limit", "overlap")
 OVERLAPS: tuple[str, ...] = get_args(Overlap)
 
@@ -183,7 +183,7 @@ def _organism(settings: Section | None, entry: str | None, drafts: list[Draft], 
         findings.error(settings.mark("name"), (*settings.path, "name"), "The organism needs a name.")
     timeout = settings.number("timeout", low=0, high=MAX_TIMEOUT, of="seconds", above=True)
     messages = settings.number("max_messages", low=1, high=MAX_MESSAGES, whole=True)
-    _on_failure(settings)
+    on_failure = read_on_failure(settings)
     concurrency = _concurrency(settings)
     if findings.errors or name is None or entry is None:
         return None
@@ -194,6 +194,7 @@ def _organism(settings: Section | None, entry: str | None, drafts: list[Draft], 
         timeout=None if timeout is None else float(timeout),
         max_messages=DEFAULT_MAX_MESSAGES if messages is None else int(messages),
         concurrency=concurrency,
+        on_failure=on_failure,
     )
 
 
@@ -215,19 +216,6 @@ def _concurrency(settings: Section) -> Concurrency | None:
         section.error("overlap", f'This must be one of {", ".join(OVERLAPS)}, not "{overlap}".')
         return None
     return None if limit is None else Concurrency(int(limit), cast(Overlap, overlap or "queue"))
-
-
-def _on_failure(settings: Section) -> None:
-    """{email: ...}, {flow: ...} or {url: ...}."""
-    target = settings.section("on_failure")
-    if target is None:
-        return
-    target.unknown_keys(ON_FAILURE, "on_failure")
-    if len([key for key in ON_FAILURE if target.get(key) is not None]) != 1:
-        settings.error("on_failure", "This must have one of email, flow and url, as in {email: ops@shop.example}.")
-    for key in ON_FAILURE:
-        target.text(key, limit=2_000)
-    settings.warning("on_failure", "This is kept, but not acted on yet: nobody is told when an execution fails.")
 
 
 def _graph(drafts: list[Draft], entry: str | None) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from flows.services.flows import (
     update_flow,
 )
 from flows.services.locks import share_flow
-from flows.services.secrets import delete_secret, secret_value, set_secret
+from flows.services.secrets import delete_secret, optional_secret, secret_value, set_secret
 from flows.services.variables import delete_variable, set_variable, variables_for
 from flows.services.versions import draft_version, load_organism, restore_version
 
@@ -28,6 +28,7 @@ __all__ = [
     "finish_stop",
     "flow_by_reference",
     "load_organism",
+    "optional_secret",
     "restore_version",
     "secret_value",
     "set_secret",

@@ -28,6 +28,7 @@ def start_flow(*, flow: Flow, by: User | None) -> Flow:
         if locked.organism_yaml != flow.organism_yaml:  # edited meanwhile
             organism.load(locked.organism_yaml)
         locked.deployed_version = freeze_version(locked, by=by)
+        locked.deployed_at = timezone.now()
         _set_status(locked, FlowStatus.RUNNING, container_id=str(uuid4()))
         flow_started.send(sender=Flow, flow=locked)
     return locked
@@ -75,4 +76,6 @@ def _set_status(
 ) -> None:
     locked.status, locked.container_id, locked.error_message = status, container_id, error_message
     locked.updated_at = timezone.now()
-    locked.save(update_fields=["status", "container_id", "error_message", "deployed_version", "updated_at"])
+    locked.save(
+        update_fields=["status", "container_id", "error_message", "deployed_version", "deployed_at", "updated_at"]
+    )

@@ -29,13 +29,21 @@ def secret_value(*, flow_id: UUID, user_id: UUID, name: str) -> str:
 
     Raises `SecretUnavailable`, a `BlockError`, when there is none or it cannot be decrypted any more.
     """
-    rows = Secret.objects.filter(Q(flow=None) | Q(flow_id=flow_id), user_id=user_id, name=name)
-    secret = rows.order_by(F("flow").asc(nulls_last=True)).first()
-    if secret is None:
+    value = optional_secret(flow_id=flow_id, user_id=user_id, name=name)
+    if value is None:
         here = f"PUT /api/v1/secrets/{name}"
         raise SecretUnavailable(
             f'There is no secret "{name}". Store it with {here}, or {here}?flow={flow_id} for this flow.'
         )
+    return value
+
+
+def optional_secret(*, flow_id: UUID, user_id: UUID, name: str) -> str | None:
+    """As `secret_value`, but None where there is none. Raises `SecretUnavailable` when it cannot be decrypted."""
+    rows = Secret.objects.filter(Q(flow=None) | Q(flow_id=flow_id), user_id=user_id, name=name)
+    secret = rows.order_by(F("flow").asc(nulls_last=True)).first()
+    if secret is None:
+        return None
     try:
         return decrypt(secret.encrypted_value)
     except InvalidToken as error:

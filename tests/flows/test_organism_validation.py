@@ -297,13 +297,6 @@ def test_listeners_that_no_message_can_reach_are_a_warning() -> None:
     assert [(warning.path, warning.line) for warning in validation.warnings] == [("listeners[1].name", 4)]
 
 
-def test_what_is_kept_but_not_acted_on_is_a_warning() -> None:
-    text = listeners("- {name: a, handler: blox.output}")
-    text = text.replace("{name: x}", "{name: x, on_failure: {email: a@b.example}}")
-    assert [warning.path for warning in validate(text).warnings] == ["organism.on_failure"]
-    assert validate(text).valid
-
-
 def with_concurrency(value: str) -> str:
     return listeners("- {name: a, handler: blox.output}").replace("{name: x}", f"{{name: x, concurrency: {value}}}")
 
