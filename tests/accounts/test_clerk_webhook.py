@@ -213,7 +213,7 @@ def test_a_bad_signature_is_400_and_changes_nothing(headers: dict[str, str]) -> 
     assert not User.objects.exists()
 
 
-@pytest.mark.parametrize("seconds", [-301, 301])
+@pytest.mark.parametrize("seconds", [-301, 330])  # a slow machine has half a minute to send the second
 def test_a_signature_of_another_time_is_400(seconds: int) -> None:
     response = send(event("user.created"), at=datetime.now(UTC) + timedelta(seconds=seconds))
     assert (response.status_code, User.objects.count()) == (400, 0)
