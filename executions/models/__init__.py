@@ -1,0 +1,30 @@
+"""What executions keep, a noun a module."""
+
+from executions.bulk.models import BulkItem, BulkOperation
+from executions.models.approvals import Approval, ApprovalAnswer, ApprovalKind
+from executions.models.execution import Execution, ExecutionPayload, ExecutionStatus, State, TriggerType
+from executions.models.journal import JournalEntry
+from executions.models.notices import FailureNotice, NoticeKind
+from executions.models.steps import LARGE_OUTPUT_CHARACTERS, LargeOutput, Step, StepStatus
+from executions.models.tallies import ExecutionTally
+
+__all__ = [
+    "LARGE_OUTPUT_CHARACTERS",
+    "Approval",
+    "ApprovalAnswer",
+    "ApprovalKind",
+    "BulkItem",
+    "BulkOperation",
+    "Execution",
+    "ExecutionPayload",
+    "ExecutionStatus",
+    "ExecutionTally",
+    "FailureNotice",
+    "JournalEntry",
+    "LargeOutput",
+    "NoticeKind",
+    "State",
+    "Step",
+    "StepStatus",
+    "TriggerType",
+]
