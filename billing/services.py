@@ -30,30 +30,37 @@ def api_requests_per_minute(user: User) -> int:
     return limits_of(user).api_requests_per_minute
 
 
-def reserve_run(*, user: User, now: datetime) -> None:
-    """Counts one accepted execution against the month of `now`, inside the caller's transaction.
+def reserve_runs(*, user: User, count: int, now: datetime) -> int:
+    """Counts accepted executions against the month of `now`, inside the caller's transaction: `count`, or as many of
+    them as the cap leaves; how many that is.
 
-    Raises `UsageLimitExceeded` at the cap. Only tiers that are refused there keep a row; one conditional UPDATE
-    checks and counts, so the cap is exact however many accept at once, and a rolled-back acceptance is not counted.
+    Only tiers that are refused at the cap keep a row. Its lock, which lasts until the caller's commit, makes the cap
+    exact however many accept at once, and a rolled-back acceptance is not counted.
     """
     limits = limits_of(user)
     if not limits.refused_over_runs or limits.runs_per_month is None:
-        return
-    month = now.astimezone(UTC).date().replace(day=1)
-    if _spend(user, month, limits.runs_per_month):
-        return
-    # The month's first run: whoever inserts first wins, by the unique constraint, and all count on that row.
+        return count
+    month, limit = _month(now), limits.runs_per_month
+    if _spend(user, month, count, limit):
+        return count
+    # The month's first run, or its last: whoever inserts first wins, by the unique constraint, and all count on that row.
     RunBudget.objects.bulk_create([RunBudget(user=user, period_start=month)], ignore_conflicts=True)
-    if not _spend(user, month, limits.runs_per_month):
-        raise _exceeded(user, month, limits.runs_per_month)
+    row = RunBudget.objects.select_for_update(of=("self",)).get(user=user, period_start=month)
+    granted = max(0, min(count, limit - row.runs))
+    if granted:
+        _spend(user, month, granted, limit)
+    return granted
 
 
-def _spend(user: User, month: date, limit: int) -> bool:
-    row = RunBudget.objects.filter(user=user, period_start=month, runs__lt=limit)
-    return row.update(runs=F("runs") + 1) == 1
+def _spend(user: User, month: date, count: int, limit: int) -> bool:
+    """One conditional UPDATE checks and counts."""
+    row = RunBudget.objects.filter(user=user, period_start=month, runs__lte=limit - count)
+    return row.update(runs=F("runs") + count) == 1
 
 
-def _exceeded(user: User, month: date, limit: int) -> UsageLimitExceeded:
+def usage_limit_exceeded(user: User, *, now: datetime) -> UsageLimitExceeded:
+    """What a firing over the month's cap is answered."""
+    limit, month = limits_of(user).runs_per_month, _month(now)
     used = RunBudget.objects.values_list("runs", flat=True).get(user=user, period_start=month)
     resets_at = datetime(month.year + month.month // 12, month.month % 12 + 1, 1, tzinfo=UTC)
     return UsageLimitExceeded(
@@ -61,3 +68,7 @@ def _exceeded(user: User, month: date, limit: int) -> UsageLimitExceeded:
         "a higher tier lifts the limit at once.",
         details={"limit": limit, "used": used, "resetsAt": f"{resets_at:%Y-%m-%dT%H:%M:%SZ}"},
     )
+
+
+def _month(now: datetime) -> date:
+    return now.astimezone(UTC).date().replace(day=1)

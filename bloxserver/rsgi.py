@@ -15,8 +15,11 @@ from io import BytesIO
 from typing import Any
 
 from django.conf import settings
+from django.http import HttpResponse
+from django.urls import Resolver404, resolve
 from granian.rsgi import HTTPProtocol, ProtocolClosed, Scope
 
+from bloxserver.core.deferred import CAN_DEFER, Deferred
 from bloxserver.wsgi import application as wsgi_application
 
 logger = logging.getLogger(__name__)
@@ -46,14 +49,31 @@ class Application:
         parts: list[bytes] = []
         try:
             await self._take_in(scope, protocol, parts)
+            await self._answer(scope, protocol, b"".join(parts))
         except Refused as refused:
             headers = [("content-type", "application/json"), ("connection", "close"), ("retry-after", "1")]
             protocol.response_str(refused.status, headers, refused.body)
-            return
+        except ProtocolClosed:
+            logger.debug("The client left before the end of its answer.")
         finally:
             self._held -= sum(map(len, parts))
+
+    async def _answer(self, scope: Scope, protocol: HTTPProtocol, body: bytes) -> None:
         loop = asyncio.get_running_loop()
-        await loop.run_in_executor(self._threads, self._answer, scope, protocol, b"".join(parts), loop)
+        if not _defers(scope.path):
+            await loop.run_in_executor(self._threads, self._run, scope, protocol, body, loop)
+            return
+        # Its view waits for nothing, so it needs no thread, which would cost more than all it does.
+        response: Any = self._wsgi(environ(scope, body, can_defer=True), lambda *_: None)
+        try:
+            if isinstance(response, Deferred):
+                result = await response.future
+                if not isinstance(result, HttpResponse):
+                    result = await loop.run_in_executor(self._threads, result)
+                response.become(result)
+            protocol.response_bytes(response.status_code, list(response.items()), response.content)
+        finally:
+            response.close()
 
     async def _take_in(self, scope: Scope, protocol: HTTPProtocol, parts: list[bytes]) -> None:
         """Collect the body in `parts`. Raises `Refused` for one that is too large, too slow, or one too many."""
@@ -74,7 +94,7 @@ class Application:
         except TimeoutError:
             raise Refused(408, "request_timeout", f"The body did not come in {BODY_SECONDS:g} seconds.") from None
 
-    def _answer(self, scope: Scope, protocol: HTTPProtocol, body: bytes, loop: asyncio.AbstractEventLoop) -> None:
+    def _run(self, scope: Scope, protocol: HTTPProtocol, body: bytes, loop: asyncio.AbstractEventLoop) -> None:
         status, headers = 500, list[tuple[str, str]]()
 
         def start_response(status_line: str, given: list[tuple[str, str]], exc_info: Any = None) -> None:
@@ -89,10 +109,16 @@ class Application:
                     asyncio.run_coroutine_threadsafe(_send(transport, chunk), loop).result()
             else:
                 protocol.response_bytes(status, headers, b"".join(chunks))
-        except ProtocolClosed:
-            logger.debug("The client left before the end of its answer.")
         finally:
             chunks.close()
+
+
+def _defers(path: str) -> bool:
+    """Whether the path is of a view that can answer by a `Deferred`, and waits for nothing itself."""
+    try:
+        return path.startswith("/webhooks/") and hasattr(resolve(path).func, "defers")
+    except Resolver404:
+        return False
 
 
 async def _send(transport: Any, chunk: bytes) -> None:
@@ -106,7 +132,7 @@ def _check_size(size: int) -> None:
         raise Refused(413, "payload_too_large", f"The body is larger than {limit} bytes.")
 
 
-def environ(scope: Scope, body: bytes) -> dict[str, Any]:
+def environ(scope: Scope, body: bytes, *, can_defer: bool = False) -> dict[str, Any]:
     """The request as PEP 3333 has it."""
     server, _, server_port = scope.server.rpartition(":")
     client, _, client_port = scope.client.rpartition(":")
@@ -136,6 +162,8 @@ def environ(scope: Scope, body: bytes) -> dict[str, Any]:
         if key not in ("CONTENT_TYPE", "CONTENT_LENGTH"):
             key = f"HTTP_{key}"
         found[key] = f"{found[key]}{';' if key == 'HTTP_COOKIE' else ','}{value}" if found.get(key) else value
+    if can_defer:
+        found[CAN_DEFER] = True
     return found
 
 

@@ -71,14 +71,15 @@ MIDDLEWARE = [
     "bloxserver.health.ProbeMiddleware",  # first: a probe comes by address, over plain HTTP
     "bloxserver.api.middleware.ApiMiddleware",  # before all that refuses, so that every refusal is JSON
     "django.middleware.security.SecurityMiddleware",
-    "whitenoise.middleware.WhiteNoiseMiddleware",
-    "csp.middleware.CSPMiddleware",
     "corsheaders.middleware.CorsMiddleware",
-    "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
+    # What only pages and the API need; a webhook is called a thousand times a second.
+    "bloxserver.core.pages.WhiteNoiseMiddleware",
+    "bloxserver.core.pages.CSPMiddleware",
+    "bloxserver.core.pages.SessionMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
-    "django.contrib.auth.middleware.AuthenticationMiddleware",
-    "django.contrib.messages.middleware.MessageMiddleware",
+    "bloxserver.core.pages.AuthenticationMiddleware",
+    "bloxserver.core.pages.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "axes.middleware.AxesMiddleware",
 ]

@@ -1,11 +1,13 @@
 """The bell: a message that says "look at the queue", and nothing else.
 
 Losing, doubling or delaying one changes nothing but latency, because the queue is the executions table and the sweeper
-rings each second for what was not heard. So a publisher never waits for a broker that is away: after a failure it
-stays quiet for a few seconds.
+rings each second for what was not heard. So nobody waits for the broker: a thread of each process rings, and one bell
+is for all that was committed since the last.
 """
 
 import logging
+import os
+import threading
 import time
 from enum import StrEnum
 from functools import partial
@@ -16,8 +18,9 @@ from kombu.exceptions import KombuError, OperationalError
 
 logger = logging.getLogger(__name__)
 
-QUIET_SECONDS = 5.0
-FAILURE_BELL_SECONDS = 0.5
+QUIET_SECONDS = 5.0  # after the broker failed
+REST_SECONDS = 0.02  # between two bells
+FAILURES_REST_SECONDS = 0.5  # a flow may fail a thousand times a second, and what follows is in no hurry
 BELL_EXPIRES_SECONDS = 10.0  # an older bell tells nothing that the sweeper has not rung for again
 
 
@@ -30,22 +33,6 @@ class Job(StrEnum):
     FAILURES = "executions.failures"
 
 
-class _Breaker:
-    """Skips publishing for a while after it failed, so that acceptance does not queue up behind a dead broker."""
-
-    def __init__(self) -> None:
-        self.quiet_until = 0.0
-
-    def is_open(self) -> bool:
-        return time.monotonic() < self.quiet_until
-
-    def trip(self) -> None:
-        self.quiet_until = time.monotonic() + QUIET_SECONDS
-
-
-_breaker = _Breaker()
-
-
 def ring_bell() -> None:
     """Ring once the transaction that is under way has committed (at once when there is none)."""
     ring(Job.DRAIN)
@@ -53,34 +40,53 @@ def ring_bell() -> None:
 
 def ring(job: Job) -> None:
     """The same for another queue that is a table, and that the clock rings for too."""
-    transaction.on_commit(partial(_publish, job), robust=True)
+    transaction.on_commit(partial(_bell.ring, job), robust=True)
 
 
 def ring_failure_bell() -> None:
     """Likewise for "an execution has failed", and the clock: see `failures.py`."""
-    transaction.on_commit(_failure_bell.ring, robust=True)
+    transaction.on_commit(partial(_failure_bell.ring, Job.FAILURES), robust=True)
 
 
-class _FailureBell:
-    """Rings at most twice a second and process: a flow may fail a thousand times a second, and one bell is for all."""
+class _Bell:
+    """The thread that rings: the first of a burst at once, what follows after a rest."""
 
-    def __init__(self) -> None:
-        self.quiet_until = 0.0
+    def __init__(self, rest: float, queue: str | None = None) -> None:
+        self.rest, self.queue = rest, queue
+        self._be_silent()
+        os.register_at_fork(after_in_child=self._be_silent)  # a child has no thread, whatever its parent had
 
-    def ring(self) -> None:
-        if time.monotonic() >= self.quiet_until:
-            self.quiet_until = time.monotonic() + FAILURE_BELL_SECONDS
-            _publish(Job.FAILURES, queue="clock")
+    def _be_silent(self) -> None:
+        self._changed = threading.Condition()
+        self._wanted: set[Job] = set()
+        self._thread: threading.Thread | None = None
+
+    def ring(self, job: Job) -> None:
+        with self._changed:
+            self._wanted.add(job)
+            self._changed.notify()
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="bell", daemon=True)
+                self._thread.start()
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._wanted)
+                jobs, self._wanted = self._wanted, set()
+            try:
+                for job in jobs:
+                    current_app.send_task(
+                        job, queue=self.queue, ignore_result=True, retry=False, expires=BELL_EXPIRES_SECONDS
+                    )
+                time.sleep(self.rest)
+            except (OperationalError, KombuError, OSError) as error:
+                logger.warning("The broker is away (%s); executions start from the database until it is back.", error)
+                time.sleep(QUIET_SECONDS)
+            except Exception:
+                logger.exception("The bell has a fault")
+                time.sleep(QUIET_SECONDS)
 
 
-_failure_bell = _FailureBell()
-
-
-def _publish(job: Job, queue: str | None = None) -> None:
-    if _breaker.is_open():
-        return
-    try:
-        current_app.send_task(job, queue=queue, ignore_result=True, retry=False, expires=BELL_EXPIRES_SECONDS)
-    except (OperationalError, KombuError, OSError) as error:
-        _breaker.trip()
-        logger.warning("The broker is away (%s); executions start from the database until it is back.", error)
+_bell = _Bell(REST_SECONDS)
+_failure_bell = _Bell(FAILURES_REST_SECONDS, queue="clock")

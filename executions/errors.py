@@ -7,6 +7,15 @@ class FlowNotRunning(Conflict):
     code = "flow_not_running"
 
 
+class FlowBusy(Conflict):
+    """Its row is locked, and the caller does not wait."""
+
+    code = "flow_busy"
+
+    def __init__(self) -> None:
+        super().__init__("The flow is being changed at this moment.")
+
+
 class ConcurrencyLimit(Conflict):
     """The flow's own limit, with `overlap: skip`: not a quota, nothing is used up."""
 

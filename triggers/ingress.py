@@ -1,19 +1,24 @@
-"""The public side of webhooks. Plain Django views: a call costs a handful of queries and little else."""
+"""The public side of webhooks: plain Django views, one of which can settle many calls at once."""
 
 from collections.abc import Callable
 from datetime import datetime
-from functools import cached_property, wraps
+from functools import cached_property, partial, wraps
+from uuid import UUID
 
 from django.conf import settings
+from django.db import close_old_connections
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.utils import timezone
 from django.views.decorators.csrf import csrf_exempt
 from rest_framework.exceptions import Throttled
 
 from billing.services import api_requests_per_minute, limits_of
-from bloxserver.api.errors import api_error_of, error_response
+from bloxserver.api.errors import ApiError, api_error_of, error_response
 from bloxserver.api.throttling import client_address, limiter
 from bloxserver.core import json_text
+from bloxserver.core.batching import Batcher
+from bloxserver.core.deferred import Deferred, Result, can_defer, finished
+from bloxserver.core.errors import NotFound
 from bloxserver.core.streams import StreamsBusy, acquire_stream_slot
 from executions.services import wait_for_end
 from flows.models import Flow
@@ -23,10 +28,13 @@ from triggers.errors import BodyTooLarge, EncodedBody, MethodNotAllowed, Unreada
 from triggers.models import Trigger
 from triggers.services import (
     Acceptance,
+    Arrival,
     Call,
     Origin,
     accept_webhook,
+    accept_webhooks,
     find_webhook,
+    find_webhooks,
     record_duplicate,
     record_refusal,
     require_enabled,
@@ -35,6 +43,11 @@ from triggers.services import (
 
 View = Callable[[HttpRequest, str], HttpResponse]
 
+BATCH = 100  # calls accepted together
+MAX_WAITING = 2_000  # calls; with the largest bodies that are 2 GB
+BUSY = ApiError(
+    503, "server_busy", "Too many calls are coming in: try again in a moment.", headers={"Retry-After": "1"}
+)
 # Credentials of the caller, which a flow has no business with.
 PRIVATE_HEADERS = frozenset({"authorization", "cookie", "proxy-authorization"})
 MAX_SIZE = 2**63 - 1  # of a claimed body, which the ledger can hold
@@ -56,21 +69,21 @@ def _answering_errors(view: View) -> View:
     return csrf_exempt(answered)
 
 
-@_answering_errors
 def receive(request: HttpRequest, token: str) -> HttpResponse:
     """One call of a webhook: an execution, answered with 202 at once or with its result.
 
     Whatever becomes of it, it is in the ledger of the trigger, unless the database is away.
     """
-    incoming = _Incoming(request, find_webhook(token), timezone.now())
-    try:
-        acceptance = _accept(incoming)
-    except Exception as exception:
-        return _refuse(incoming, exception)
-    response = _reply(incoming.trigger, incoming.config, acceptance)
-    if acceptance.replayed:
-        response["Idempotent-Replayed"] = "true"
-    return response
+    incoming = _Incoming(request, token, timezone.now())
+    if not can_defer(request):
+        (result,) = _settle([incoming])
+        return finished(result)
+    if len(_batcher) >= MAX_WAITING:
+        return _answer(incoming, error_response(BUSY))
+    return Deferred(_batcher.submit(incoming))
+
+
+receive.csrf_exempt = receive.defers = True  # type: ignore[attr-defined]
 
 
 @_answering_errors
@@ -84,6 +97,66 @@ def test(request: HttpRequest, token: str) -> HttpResponse:
     return JsonResponse({"valid": True, "triggerName": trigger.name, "flowName": flow.name, "flowStatus": flow.status})
 
 
+def _settle(calls: "list[_Incoming]") -> list[Result]:
+    """What each call is answered. What is accepted costs these calls, together, one look-up and one transaction.
+
+    Whatever else is to be done for a call (a refusal to be written down, a result to be waited for) is left to a
+    thread of its own, so that no call waits for another's.
+    """
+    try:
+        return _accept_all(calls)
+    except Exception as exception:
+        return [_answer(each, error_response(api_error_of(exception, each.request))) for each in calls]
+
+
+def _accept_all(calls: "list[_Incoming]") -> list[Result]:
+    results: dict[int, Result] = {}
+    arrivals: dict[int, Arrival] = {}
+    for at, (call, trigger) in enumerate(zip(calls, find_webhooks([call.token for call in calls]), strict=True)):
+        try:
+            if trigger is None:
+                raise NotFound("Not found.")
+            call.trigger = trigger
+            arrivals[at] = _arrival(call)
+        except Exception as exception:
+            results[at] = partial(_refuse, call, exception)
+    outcomes = accept_webhooks(list(arrivals.values())) if arrivals else []
+    for (at, arrival), acceptance in zip(arrivals.items(), outcomes, strict=True):
+        results[at] = partial(_alone, calls[at], arrival)
+        if acceptance is not None and not acceptance.replayed and calls[at].config.respond == "accepted":
+            results[at] = _answer(calls[at], replies.accepted(acceptance.execution_id))
+        elif acceptance is not None:
+            results[at] = partial(_reply, calls[at], arrival, acceptance)
+    return [results[at] for at in range(len(calls))]
+
+
+def _alone(incoming: "_Incoming", arrival: Arrival) -> HttpResponse:
+    try:
+        acceptance = accept_webhook(arrival)
+    except Exception as exception:
+        return _refuse(incoming, exception)
+    return _reply(incoming, arrival, acceptance)
+
+
+def _arrival(incoming: "_Incoming") -> Arrival:
+    """Raises whatever there is against accepting the call."""
+    require_enabled(incoming.trigger)
+    method, methods = incoming.request.method, incoming.config.methods
+    if method not in methods:
+        allowed = ", ".join(methods)
+        raise MethodNotAllowed(f"This webhook takes {allowed}, not {method}.", headers={"Allow": allowed})
+    _throttle(incoming.request, incoming.trigger)
+    return Arrival(trigger=incoming.trigger, call=incoming.call, now=incoming.now)
+
+
+def _answer(incoming: "_Incoming", response: HttpResponse) -> HttpResponse:
+    response["Cache-Control"] = "no-store"
+    if (rate_limit := getattr(incoming.request, "rate_limit", None)) is not None:
+        for name, value in rate_limit.headers.items():
+            response[name] = value
+    return response
+
+
 def _throttle(request: HttpRequest, trigger: Trigger) -> None:
     """As many calls a minute as API requests, counted apart from those. Raises `Throttled` (429)."""
     owner = trigger.flow.user
@@ -94,10 +167,12 @@ def _throttle(request: HttpRequest, trigger: Trigger) -> None:
 
 
 class _Incoming:
-    """A call as it comes in: read and verified when that is first asked for."""
+    """A call as it comes in: read and verified when that is first asked for. Its trigger is found by its token."""
 
-    def __init__(self, request: HttpRequest, trigger: Trigger, now: datetime) -> None:
-        self.request, self.trigger, self.now = request, trigger, now
+    trigger: Trigger
+
+    def __init__(self, request: HttpRequest, token: str, now: datetime) -> None:
+        self.request, self.token, self.now = request, token, now
 
     @cached_property
     def config(self) -> WebhookConfig:
@@ -131,24 +206,9 @@ class _Incoming:
         )
 
 
-def _accept(incoming: _Incoming) -> Acceptance:
-    require_enabled(incoming.trigger)
-    method, methods = incoming.request.method, incoming.config.methods
-    if method not in methods:
-        allowed = ", ".join(methods)
-        raise MethodNotAllowed(f"This webhook takes {allowed}, not {method}.", headers={"Allow": allowed})
-    _throttle(incoming.request, incoming.trigger)
-    acceptance = accept_webhook(trigger=incoming.trigger, call=incoming.call, now=incoming.now)
-    if acceptance.replayed:
-        record_duplicate(
-            trigger=incoming.trigger, call=incoming.call, execution_id=acceptance.execution_id, now=incoming.now
-        )
-    return acceptance
-
-
 def _refuse(incoming: _Incoming, exception: Exception) -> HttpResponse:
     error = api_error_of(exception, incoming.request)
-    if error.status != DATABASE_AWAY:
+    if error.status != DATABASE_AWAY and hasattr(incoming, "trigger"):
         record_refusal(
             trigger=incoming.trigger,
             origin=incoming.origin,
@@ -158,7 +218,7 @@ def _refuse(incoming: _Incoming, exception: Exception) -> HttpResponse:
             read=lambda: incoming.call,
             now=incoming.now,
         )
-    return error_response(error)
+    return _answer(incoming, error_response(error))
 
 
 def _body(request: HttpRequest) -> bytes:
@@ -187,18 +247,36 @@ def _stripe_event(payload: str) -> str:
     return event_id if isinstance(event_id, str) and len(event_id) <= 255 else ""
 
 
-def _reply(trigger: Trigger, config: WebhookConfig, acceptance: Acceptance) -> HttpResponse:
+def _reply(incoming: _Incoming, arrival: Arrival, acceptance: Acceptance) -> HttpResponse:
+    try:
+        response = _result(incoming, acceptance.execution_id)
+    except Exception as exception:
+        response = error_response(api_error_of(exception, incoming.request))
+    if acceptance.replayed:
+        record_duplicate(arrival, execution_id=acceptance.execution_id)
+        response["Idempotent-Replayed"] = "true"
+    return _answer(incoming, response)
+
+
+def _result(incoming: _Incoming, execution_id: UUID) -> HttpResponse:
+    config = incoming.config
     if config.respond == "accepted":
-        return replies.accepted(acceptance.execution_id, "The execution is accepted and will run.")
-    most = limits_of(trigger.flow.user).webhook_wait_seconds
+        return replies.accepted(execution_id)
+    most = limits_of(incoming.trigger.flow.user).webhook_wait_seconds
     try:
         with acquire_stream_slot():
-            ended = wait_for_end(acceptance.execution_id, min(config.wait or most, most))
+            ended = wait_for_end(execution_id, min(config.wait or most, most))
     except StreamsBusy:
         return replies.accepted(
-            acceptance.execution_id,
-            "Accepted. Too many calls are waiting for their results, so this one is not waited for.",
+            execution_id, "Accepted. Too many calls are waiting for their results, so this one is not waited for."
         )
-    if ended is None:
-        return replies.accepted(acceptance.execution_id, "The execution is still running.")
-    return replies.result(ended)
+    return replies.accepted(execution_id, "The execution is still running.") if ended is None else replies.result(ended)
+
+
+def _settle_in_thread(calls: list[_Incoming]) -> list[Result]:
+    """In the batcher's thread, which has a connection of its own: looked after as Django does before each request."""
+    close_old_connections()
+    return _settle(calls)
+
+
+_batcher: Batcher[_Incoming, Result] = Batcher(_settle_in_thread, most=BATCH, name="webhooks")

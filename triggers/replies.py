@@ -18,7 +18,7 @@ JSON_TYPE = "application/json"
 NO_BODY = frozenset({204, 205, 304})
 
 
-def accepted(execution_id: UUID, message: str) -> HttpResponse:
+def accepted(execution_id: UUID, message: str = "The execution is accepted and will run.") -> HttpResponse:
     return _sandboxed(
         json.dumps({"status": "accepted", "executionId": str(execution_id), "message": message}), JSON_TYPE, status=202
     )

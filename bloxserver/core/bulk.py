@@ -1,18 +1,19 @@
 """Many rows in one statement, at little more than what they cost the database.
 
 Django's `bulk_create` and `bulk_update` prepare each value of each row through their compilers, which costs five times
-what the database takes. Here a statement is made once for a model and its columns. PostgreSQL gets one array a column;
-SQLite one prepared statement, run for each row. Constraints, triggers and transactions are the database's, as ever.
+what the database takes. Here a statement is made once for a model and its columns. PostgreSQL gets all rows as one
+JSON text, which Python's and its own C code write and read faster than psycopg's arrays or a thousand parameters; SQLite
+gets one prepared statement, run for each row. Constraints, triggers and transactions are the database's, as ever.
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, TypeAlias
 
 from django.db import connection
-from django.db.models import Field, FloatField, JSONField, Model
+from django.db.models import Field, Model
 
 Column: TypeAlias = "Field[Any, Any]"
 Row = Sequence[Any]
@@ -46,18 +47,17 @@ class _Statement:
     keys_last: int = 0  # how many values at the head of a row SQLite's placeholders want at its end
 
     def run(self, rows: Sequence[Row]) -> int:
-        converters = [_converter(column, self.vendor) for column in self.columns]
-        turned = [
-            list(map(convert, values)) if convert else list(values)
-            for convert, values in zip(converters, zip(*rows, strict=True), strict=True)
-        ]
         with connection.cursor() as cursor:
             if self.vendor == "postgresql":
-                cursor.execute(self.sql, turned)
+                names = [column.attname for column in self.columns]
+                cursor.execute(self.sql, [_json([dict(zip(names, row, strict=True)) for row in rows])])
             else:
-                turned = turned[self.keys_last :] + turned[: self.keys_last]
-                cursor.executemany(self.sql, list(zip(*turned, strict=True)))
+                cursor.executemany(self.sql, [self._prepared(row) for row in rows])
             return cursor.rowcount
+
+    def _prepared(self, row: Row) -> list[Any]:
+        values = [column.get_db_prep_save(value, connection) for column, value in zip(self.columns, row, strict=True)]
+        return values[self.keys_last :] + values[: self.keys_last]
 
 
 def _write(statement: _Statement, rows: Sequence[Model]) -> None:
@@ -68,7 +68,7 @@ def _write(statement: _Statement, rows: Sequence[Model]) -> None:
 @lru_cache
 def _insert(vendor: str, model: type[Model], conflict: str) -> _Statement:
     columns: list[Column] = list(model._meta.concrete_fields)
-    values = f"SELECT * FROM {_arrays(columns)}" if vendor == "postgresql" else f"VALUES ({_marks(columns)})"
+    values = f"SELECT * FROM {_records(columns)}" if vendor == "postgresql" else f"VALUES ({_marks(columns)})"
     return _Statement(f"INSERT INTO {_table(model)} ({_names(columns)}) {values} {conflict}", columns, vendor)
 
 
@@ -90,29 +90,18 @@ def _update(vendor: str, model: type[Model], where: tuple[str, ...], set: tuple[
         return _Statement(sql, keys + changed, vendor, keys_last=len(keys))
     assignments = ", ".join(f"{_name(column)} = new.{_name(column)}" for column in changed)
     condition = " AND ".join(f"old.{_name(column)} = new.{_name(column)}" for column in keys)
-    given = f"{_arrays(keys + changed)} AS new ({_names(keys + changed)})"
-    return _Statement(
-        f"UPDATE {_table(model)} AS old SET {assignments} FROM {given} WHERE {condition}", keys + changed, vendor
-    )
+    sql = f"UPDATE {_table(model)} AS old SET {assignments} FROM {_records(keys + changed)} WHERE {condition}"
+    return _Statement(sql, keys + changed, vendor)
 
 
-def _converter(column: Column, vendor: str) -> Callable[[Any], Any] | None:
-    """What makes of a field's value one that the database's driver takes; None where it is that already."""
-    if vendor != "postgresql":
-        return lambda value: column.get_db_prep_save(value, connection)
-    if isinstance(column, JSONField):
-        return lambda value: None if value is None else json.dumps(value, cls=column.encoder)
-    if column.choices:
-        return lambda value: getattr(value, "value", value)  # an array has one type: no text beside enumerations
-    if isinstance(column, FloatField):
-        return lambda value: None if value is None else float(value)  # the same: no int beside floats
-    return None
+def _json(rows: list[dict[str, Any]]) -> str:
+    return json.dumps(rows, default=str, separators=(",", ":"))  # ids and moments: PostgreSQL reads what `str` writes
 
 
-def _arrays(columns: list[Column]) -> str:
+def _records(columns: list[Column]) -> str:
     # Without the length of varchar(n): a cast to that cuts off silently, the assignment to the column does not.
-    types = (str(column.db_type(connection)).split("(")[0] for column in columns)
-    return f"unnest({', '.join(f'%s::{name}[]' for name in types)})"
+    types = ", ".join(f'"{column.attname}" {str(column.db_type(connection)).split("(")[0]}' for column in columns)
+    return f"json_to_recordset(%s) AS new ({types})"
 
 
 def _fields(model: type[Model], names: tuple[str, ...]) -> list[Column]:

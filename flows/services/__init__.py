@@ -10,9 +10,9 @@ from flows.services.flows import (
     flow_by_reference,
     update_flow,
 )
-from flows.services.locks import share_flow
+from flows.services.locks import share_flows
 from flows.services.secrets import delete_secret, optional_secret, secret_value, set_secret
-from flows.services.variables import delete_variable, set_variable, variables_for
+from flows.services.variables import delete_variable, set_variable, variables_of
 from flows.services.versions import draft_version, load_organism, restore_version
 
 __all__ = [
@@ -33,9 +33,9 @@ __all__ = [
     "secret_value",
     "set_secret",
     "set_variable",
-    "share_flow",
+    "share_flows",
     "start_flow",
     "stop_flow",
     "update_flow",
-    "variables_for",
+    "variables_of",
 ]

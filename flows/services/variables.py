@@ -1,8 +1,11 @@
 """Variables: what a flow reads as `vars.NAME`. A flow's own value goes before its tenant's."""
 
+from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any
+from uuid import UUID
 
-from django.db.models import F
+from django.db.models import Q
 
 from accounts.models import User
 from bloxserver.core import json_text
@@ -10,10 +13,17 @@ from flows.models import Flow, Variable
 from flows.services.stored import put
 
 
-def variables_for(flow: Flow) -> dict[str, Any]:
-    """Name to value of all that is in scope in `flow`, read in one query."""
-    rows = Variable.objects.seen_by(flow).order_by(F("flow").asc(nulls_first=True)).values_list("name", "value")
-    return {name: json_text.loads(value) for name, value in rows}
+def variables_of(flows: Sequence[Flow]) -> dict[UUID, dict[str, Any]]:
+    """For each flow name to value of all that is in its scope, read in one query."""
+    if not flows:
+        return {}
+    rows = Variable.objects.filter(
+        Q(flow=None) | Q(flow__in={flow.pk for flow in flows}), user__in={flow.user_id for flow in flows}
+    )
+    by_owner: dict[UUID, dict[str, Any]] = defaultdict(dict)  # by flow, and by tenant what all its flows see
+    for user_id, flow_id, name, value in rows.values_list("user_id", "flow_id", "name", "value"):
+        by_owner[flow_id or user_id][name] = json_text.loads(value)
+    return {flow.pk: {**by_owner[flow.user_id], **by_owner[flow.pk]} for flow in flows}
 
 
 def set_variable(*, owner: User, flow: Flow | None, name: str, value: Any) -> tuple[Variable, bool]:

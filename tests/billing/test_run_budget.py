@@ -12,7 +12,7 @@ from django.test import Client
 from accounts.models import Tier, User
 from billing.errors import UsageLimitExceeded
 from billing.models import RunBudget
-from billing.services import limits_of, reserve_run
+from billing.services import limits_of, reserve_runs, usage_limit_exceeded
 
 pytestmark = pytest.mark.django_db
 
@@ -26,6 +26,11 @@ def free_user(db: None) -> User:
 
 def use(user: User, runs: int, now: datetime = NOVEMBER) -> None:
     RunBudget.objects.create(user=user, period_start=now.date().replace(day=1), runs=runs)
+
+
+def reserve_run(*, user: User, now: datetime) -> None:
+    if not reserve_runs(user=user, count=1, now=now):
+        raise usage_limit_exceeded(user, now=now)
 
 
 def test_each_run_of_a_free_user_is_counted_in_its_month(free_user: User) -> None:
@@ -44,6 +49,12 @@ def test_the_last_run_is_accepted_and_the_next_is_402_with_the_way_out(free_user
     assert (refusal.value.status, refusal.value.code) == (402, "usage_limit_exceeded")
     assert refusal.value.details == {"limit": 1000, "used": 1000, "resetsAt": "2026-12-01T00:00:00Z"}
     assert all(part in refusal.value.message for part in ("1,000", "2026-12-01", "higher tier"))
+    assert RunBudget.objects.get().runs == 1000
+
+
+def test_of_several_at_once_as_many_are_granted_as_the_cap_leaves(free_user: User) -> None:
+    assert reserve_runs(user=free_user, count=998, now=NOVEMBER) == 998
+    assert [reserve_runs(user=free_user, count=3, now=NOVEMBER) for _ in range(2)] == [2, 0]
     assert RunBudget.objects.get().runs == 1000
 
 

@@ -21,7 +21,7 @@ from standardwebhooks import Webhook, WebhookVerificationError
 
 from accounts.models import User
 from executions import tasks
-from executions.dispatch import FAILURE_BELL_SECONDS
+from executions.dispatch import FAILURES_REST_SECONDS
 from executions.engine.sweeper import sweep
 from executions.failures import see_to_failures
 from executions.models import Execution, FailureNotice, State
@@ -341,7 +341,7 @@ def test_a_bell_that_was_lost_is_rung_again_by_the_sweeper(api: APIClient, drain
     with current_app.connection_for_read() as connection:
         queue = connection.SimpleQueue("clock")
         queue.clear()
-        time.sleep(FAILURE_BELL_SECONDS)
+        time.sleep(FAILURES_REST_SECONDS)
         sweep()
 
         def listen() -> bool:

@@ -11,7 +11,7 @@ from accounts.models import User
 from bloxserver.core.crypto import decrypt
 from flows.errors import FlowNameAmbiguous, FlowNotFound, SecretUnavailable
 from flows.models import Flow, Secret, Variable
-from flows.services import flow_by_reference, secret_value, variables_for
+from flows.services import flow_by_reference, secret_value, variables_of
 from tests.flows.samples import USERS_KEYS, make_flow
 
 VARIABLES, SECRETS = "/api/v1/variables", "/api/v1/secrets"
@@ -38,6 +38,11 @@ def test_a_put_replaces_and_a_delete_removes(api: APIClient) -> None:
     assert api.delete(f"{VARIABLES}/city").status_code == 404
 
 
+def in_scope(flow: dict[str, Any]) -> dict[str, Any]:
+    row = Flow.objects.get(pk=flow["id"])
+    return variables_of([row])[row.pk]
+
+
 def test_a_flows_own_value_goes_before_the_tenants(api: APIClient, alice: User, bobs_api: APIClient) -> None:
     flow, other = make_flow(api), make_flow(api, name="Other")
     api.put(f"{VARIABLES}/city", {"value": "Paris"})
@@ -48,8 +53,8 @@ def test_a_flows_own_value_goes_before_the_tenants(api: APIClient, alice: User, 
     assert own["flowId"] == flow["id"]
     assert [row["value"] for row in api.get(VARIABLES).json()["items"]] == ["Paris", "France"]
     assert [row["value"] for row in api.get(f"{VARIABLES}?flow={flow['id']}").json()["items"]] == ["Rome"]
-    assert variables_for(Flow.objects.get(pk=flow["id"])) == {"city": "Rome", "country": "France"}
-    assert variables_for(Flow.objects.get(pk=other["id"])) == {"city": "Paris", "country": "France"}
+    assert in_scope(flow) == {"city": "Rome", "country": "France"}
+    assert in_scope(other) == {"city": "Paris", "country": "France"}
 
 
 @pytest.mark.parametrize("store", [VARIABLES, SECRETS])

@@ -14,25 +14,31 @@ from triggers.services.triggers import (
 )
 from triggers.services.webhooks import (
     Acceptance,
+    Arrival,
     Call,
     Origin,
     accept_webhook,
+    accept_webhooks,
     find_webhook,
+    find_webhooks,
     require_enabled,
     verify_signature,
 )
 
 __all__ = [
     "Acceptance",
+    "Arrival",
     "Call",
     "Origin",
     "accept_webhook",
+    "accept_webhooks",
     "arm_flow",
     "create_trigger",
     "delete_trigger",
     "disarm_flow",
     "export_triggers",
     "find_webhook",
+    "find_webhooks",
     "fire_trigger",
     "import_triggers",
     "preview",

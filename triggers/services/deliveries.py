@@ -21,10 +21,11 @@ from bloxserver.api.throttling import limiter
 from bloxserver.core import json_text
 from bloxserver.core.errors import NotFound
 from executions.models import Execution
-from flows.services import share_flow
+from executions.services import accept
+from flows.services import share_flows
 from triggers.errors import NotReplayable, TriggerDisabled
 from triggers.models import Delivery, Trigger, Verdict
-from triggers.services.webhooks import Call, Origin, fingerprint_of, fire_webhook, key_of
+from triggers.services.webhooks import Arrival, Call, Origin, fingerprint_of, key_of, webhook_firing
 
 logger = logging.getLogger(__name__)
 
@@ -78,9 +79,10 @@ def record_refusal(
     _record(row, read if verdict in KEPT else None)
 
 
-def record_duplicate(*, trigger: Trigger, call: Call, execution_id: UUID, now: datetime) -> None:
+def record_duplicate(arrival: Arrival, *, execution_id: UUID) -> None:
     """Write down a call that was answered with an earlier one's execution; it never raises."""
-    row = _row(trigger, call.origin, Verdict.DUPLICATE, now, execution_id=execution_id, key=key_of(call))
+    origin, now = arrival.call.origin, arrival.now
+    row = _row(arrival.trigger, origin, Verdict.DUPLICATE, now, execution_id=execution_id, key=arrival.key)
     _record(row, None)
 
 
@@ -94,19 +96,18 @@ def replay_delivery(*, delivery: Delivery, now: datetime) -> Execution:
     trigger = delivery.trigger
     try:
         with transaction.atomic():
-            share_flow(trigger.flow)
+            share_flows([trigger.flow])
             row = Delivery.objects.select_for_update(of=("self",), no_key=True).filter(pk=delivery.pk).first()
             if row is None:
                 raise NotFound("Not found.")
             _require_replayable(row)
             if not trigger.enabled:
                 raise TriggerDisabled(f'The trigger "{trigger.name}" is disabled; enable it first.')
-
-            def record(execution: Execution) -> None:
-                row.execution_id, row.replayed_at = execution.pk, now
-                row.save(update_fields=["execution_id", "replayed_at"])
-
-            return fire_webhook(trigger, now=now, method=row.method, **json_text.loads(row.request), record=record)
+            firing = webhook_firing(trigger, now=now, method=row.method, **json_text.loads(row.request))
+            execution = accept(firing, now=now)
+            row.execution_id, row.replayed_at = execution.pk, now
+            row.save(update_fields=["execution_id", "replayed_at"])
+            return execution
     except IntegrityError as error:
         raise NotReplayable("Its sender has sent it again since, and that delivery was accepted.") from error
 

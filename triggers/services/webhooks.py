@@ -1,17 +1,18 @@
 """Webhooks: who may call, and a call that becomes one execution however often it is sent."""
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from django.db import IntegrityError
+from django.db import IntegrityError, connection, transaction
 
+from bloxserver.core import bulk
 from bloxserver.core.errors import DomainError, NotFound
 from executions.models import Execution
-from executions.services import accept_execution
+from executions.services import Firing, accept_all
 from flows.errors import SecretUnavailable
 from flows.services import secret_value
 from triggers import signatures
@@ -63,14 +64,21 @@ class Acceptance:
 
 
 def find_webhook(token: str) -> Trigger:
-    """The webhook of that token, with its flow and owner. Raises `NotFound`.
-
-    The token is looked up by its SHA-256, so the time that takes tells nothing about it.
-    """
-    found = Trigger.objects.with_flow().filter(token_hash=token_hash(token)).first()
+    """The webhook of that token, with its flow and owner. Raises `NotFound`."""
+    (found,) = find_webhooks([token])
     if found is None:
         raise NotFound("Not found.")
     return found
+
+
+def find_webhooks(tokens: Sequence[str]) -> list[Trigger | None]:
+    """For each token its webhook, with flow and owner.
+
+    A token is looked up by its SHA-256, so the time that takes tells nothing about it.
+    """
+    hashes = [token_hash(token) for token in tokens]
+    found = {trigger.token_hash: trigger for trigger in Trigger.objects.with_flow().filter(token_hash__in=set(hashes))}
+    return [found.get(each) for each in hashes]
 
 
 def require_enabled(trigger: Trigger) -> None:
@@ -93,26 +101,115 @@ def verify_signature(
     signatures.verify(config.scheme, secrets=secrets, headers=headers, body=body, now=now)
 
 
-def accept_webhook(*, trigger: Trigger, call: Call, now: datetime) -> Acceptance:
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A call on its way to being accepted. Raises `InvalidIdempotencyKey` (400)."""
+
+    trigger: Trigger
+    call: Call
+    now: datetime
+    key: str | None = field(init=False)
+    fingerprint: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "key", key_of(self.call))
+        object.__setattr__(self, "fingerprint", fingerprint_of(self.call) if self.key else "")
+
+    @property
+    def receipt_key(self) -> tuple[UUID, str] | None:
+        return None if self.key is None else (self.trigger.pk, self.key)
+
+
+def accept_webhook(arrival: Arrival) -> Acceptance:
     """One execution for this call, or the one that an earlier call with the same key has made.
 
     The execution and its row in the ledger are committed together. Of any number of calls with one key at once, the
     ledger's unique constraint lets one through; the others wait for its commit, and what they made is rolled back.
-    Raises `IdempotencyKeyReused` (422), `InvalidIdempotencyKey` (400), and what acceptance raises (402, 409, 413).
+    Raises `IdempotencyKeyReused` (422) and what acceptance raises (402, 404, 409, 413).
     """
-    key, fingerprint = key_of(call), fingerprint_of(call)
     while True:
-        if key is not None and (receipt := receipt_of(trigger, key, now=now)) is not None:
-            return _repeat(receipt, fingerprint)
         try:
-            return Acceptance(_accept(trigger, call, key, fingerprint, now=now).pk, replayed=False)
-        except (IntegrityError, DomainError) as error:
-            # Whoever came first may have had this key, and the month's last run with it.
-            if key is not None and receipt_of(trigger, key, now=now) is not None:
-                continue
-            if isinstance(error, IntegrityError) and not Trigger.objects.filter(pk=trigger.pk).exists():
+            (outcome,) = _accept_together([arrival], wait=True)
+        except IntegrityError as error:
+            if not Trigger.objects.filter(pk=arrival.trigger.pk).exists():
                 raise NotFound("Not found.") from error  # it has been deleted meanwhile
+            if not _receipts([arrival]):
+                raise
+            continue
+        if isinstance(outcome, Acceptance):
+            return outcome
+        assert outcome is not None  # it is alone
+        # Whoever came first may have had this key, and the month's last run with it.
+        if isinstance(outcome, IdempotencyKeyReused) or not _receipts([arrival]):
+            raise outcome
+
+
+def accept_webhooks(arrivals: Sequence[Arrival]) -> list[Acceptance | None]:
+    """The same for many calls together. None is for a call that has to be looked at alone, by `accept_webhook`.
+
+    That is a call that is refused, or that would wait for another's locks. Raises what the database raises when it is away.
+    """
+    try:
+        outcomes = _accept_together(arrivals, wait=False)
+    except Exception:
+        if not connection.is_usable():
             raise
+        return [None] * len(arrivals)  # one of them, or a call in another process, is in the way of the others
+    return [outcome if isinstance(outcome, Acceptance) else None for outcome in outcomes]
+
+
+def _accept_together(arrivals: Sequence[Arrival], *, wait: bool) -> list[Acceptance | DomainError | None]:
+    """None is for a call whose key another of them has."""
+    first: dict[Hashable, int] = {}  # positions, of each key the first
+    for at, arrival in enumerate(arrivals):
+        first.setdefault(arrival.receipt_key or at, at)
+    outcomes: dict[int, Acceptance | DomainError] = {}
+    with transaction.atomic():
+        receipts = _receipts(arrivals)
+        for at, arrival in enumerate(arrivals):
+            if receipt := receipts.get(arrival.receipt_key):
+                outcomes[at] = _repeat(receipt, arrival.fingerprint)
+        fresh = [at for at in first.values() if at not in outcomes]
+        made = accept_all([_firing(arrivals[at]) for at in fresh], now=arrivals[0].now, wait=wait)
+        deliveries = []
+        for at, row in zip(fresh, made, strict=True):
+            if isinstance(row, Execution):
+                outcomes[at] = Acceptance(row.pk, replayed=False)
+                deliveries.append(_delivery(arrivals[at], row))
+            else:
+                outcomes[at] = row
+        # In the order of their keys, so that two processes that have two keys in common never wait for each other.
+        deliveries.sort(key=lambda row: (row.trigger_id, row.key or ""))
+        bulk.insert(deliveries)
+    return [outcomes.get(at) for at in range(len(arrivals))]
+
+
+def _firing(arrival: Arrival) -> Firing:
+    call = arrival.call
+    return webhook_firing(
+        arrival.trigger,
+        payload=call.payload,
+        method=call.origin.method,
+        headers=call.headers,
+        query=call.query,
+        now=arrival.now,
+    )
+
+
+def _delivery(arrival: Arrival, execution: Execution) -> Delivery:
+    origin, key = arrival.call.origin, arrival.key
+    return Delivery(
+        trigger=arrival.trigger,
+        received_at=arrival.now,
+        verdict=Verdict.ACCEPTED,
+        address=origin.address,
+        method=origin.method[:16],
+        size=origin.size,
+        key=key,
+        fingerprint=arrival.fingerprint if key else "",
+        held=key is not None,
+        execution_id=execution.pk,
+    )
 
 
 def key_of(call: Call) -> str | None:
@@ -127,69 +224,38 @@ def key_of(call: Call) -> str | None:
     return f"stripe:{call.stripe_event}" if call.stripe_event else None
 
 
-def fire_webhook(
-    trigger: Trigger,
-    *,
-    payload: str,
-    method: str,
-    headers: Mapping[str, str],
-    query: Mapping[str, Any],
-    now: datetime,
-    record: Callable[[Execution], None],
-) -> Execution:
-    """The execution of a call, with what `record` writes. Raises what acceptance raises."""
-    return accept_execution(
+def webhook_firing(
+    trigger: Trigger, *, payload: str, method: str, headers: Mapping[str, str], query: Mapping[str, Any], now: datetime
+) -> Firing:
+    """What a call of the trigger asks to be accepted."""
+    return Firing(
         flow=trigger.flow,
         trigger_type=trigger.type,
         trigger_id=trigger.pk,
         trigger_name=trigger.name,
         payload=payload,
         trigger=context(now=now, method=method, headers=dict(headers), query=dict(query)),
-        now=now,
-        record=record,
     )
 
 
-def _accept(trigger: Trigger, call: Call, key: str | None, fingerprint: str, *, now: datetime) -> Execution:
-    """The flow's row is locked before the ledger is written, the order in which a trigger is deleted too."""
-
-    def record(execution: Execution) -> None:
-        Delivery(
-            trigger=trigger,
-            received_at=now,
-            verdict=Verdict.ACCEPTED,
-            address=call.origin.address,
-            method=call.origin.method[:16],
-            size=call.origin.size,
-            key=key,
-            fingerprint=fingerprint if key else "",
-            held=key is not None,
-            execution_id=execution.pk,
-        ).save(force_insert=True)
-
-    return fire_webhook(
-        trigger,
-        payload=call.payload,
-        method=call.origin.method,
-        headers=call.headers,
-        query=call.query,
-        now=now,
-        record=record,
+def _receipts(arrivals: Sequence[Arrival]) -> dict[Hashable, Delivery]:
+    """The deliveries that have an execution under the arrivals' keys, unless that is over 72 hours ago."""
+    keyed = [arrival for arrival in arrivals if arrival.key is not None]
+    if not keyed:
+        return {}
+    oldest = keyed[0].now - DELIVERIES_HELD
+    rows = Delivery.objects.receipts().without_request()
+    found = list(
+        rows.filter(trigger__in={each.trigger.pk for each in keyed}, key__in={each.key for each in keyed}).order_by()
     )
+    if over := [row.pk for row in found if row.received_at < oldest]:  # the clock has not come round to them yet
+        Delivery.objects.filter(pk__in=over).update(held=False, request="")
+    return {(row.trigger_id, row.key): row for row in found if row.received_at >= oldest}
 
 
-def receipt_of(trigger: Trigger, key: str, *, now: datetime) -> Delivery | None:
-    """The delivery that has an execution under that key, unless that is over 72 hours ago."""
-    receipt = Delivery.objects.receipts().without_request().filter(trigger=trigger, key=key).first()
-    if receipt is not None and receipt.received_at < now - DELIVERIES_HELD:
-        Delivery.objects.filter(pk=receipt.pk).update(held=False, request="")  # the clock has not come round to it yet
-        return None
-    return receipt
-
-
-def _repeat(receipt: Delivery, fingerprint: str) -> Acceptance:
+def _repeat(receipt: Delivery, fingerprint: str) -> Acceptance | IdempotencyKeyReused:
     if receipt.fingerprint != fingerprint:
-        raise IdempotencyKeyReused(
+        return IdempotencyKeyReused(
             "This idempotency key came before with another body. Send each new body under a key of its own.",
             details={"executionId": str(receipt.execution_id)},
         )

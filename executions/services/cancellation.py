@@ -1,0 +1,41 @@
+"""Ending an execution that somebody does not want any more."""
+
+from collections.abc import Iterable
+from contextlib import suppress
+from datetime import datetime
+from uuid import UUID
+
+from django.db import transaction
+
+from executions import endings
+from executions.errors import ExecutionEnded
+from executions.models import Execution, State
+
+
+def cancel_execution(*, execution: Execution, by: str, now: datetime) -> Execution:
+    """Cancel: at once where no worker holds it, else the worker is asked to. `by` completes "Canceled by".
+
+    Raises `ExecutionEnded` (409). The row lock orders this against claims and against the worker's own writes.
+    """
+    reason = f"Canceled by {by}."[:300]
+    with transaction.atomic():
+        row = Execution.objects.select_for_update(of=("self",)).get(pk=execution.pk)
+        if row.state == State.ENDED:
+            raise ExecutionEnded(f"The execution has already ended as {row.status}; there is nothing to cancel.")
+        if row.state == State.WORKING:
+            if row.cancel_requested_at is None:
+                row.cancel_requested_at, row.cancel_reason = now, reason
+                row.save(update_fields=["cancel_requested_at", "cancel_reason"])
+        else:
+            row.cancel_requested_at, row.cancel_reason = now, reason
+            row.save(update_fields=["cancel_requested_at", "cancel_reason"])
+            endings.end_unheld(row, endings.canceled(reason), now=now)
+    row.refresh_from_db()
+    return row
+
+
+def cancel_all(ids: Iterable[UUID], *, by: str, now: datetime) -> None:
+    """Cancel those of them that have not ended, the oldest first."""
+    for execution in Execution.objects.filter(pk__in=ids).order_by("started_at", "id"):
+        with suppress(ExecutionEnded):
+            cancel_execution(execution=execution, by=by, now=now)
