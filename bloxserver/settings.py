@@ -277,11 +277,13 @@ LOGGING = {
     "filters": {
         "mask_tokens": {"()": "triggers.logs.MaskTokens"},
         "brief": {"()": "bloxserver.core.logs.Brief"},
+        "without_trace": {"()": "bloxserver.core.logs.WithoutTrace"},
     },
     "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line", "filters": ["mask_tokens"]}},
     "root": {"handlers": ["console"], "level": env.str("LOG_LEVEL", default="INFO")},
     "loggers": {
         "django": {"handlers": [], "level": "INFO"},  # without Django's own console, which knows no filter of ours
+        "django.security.DisallowedHost": {"filters": ["without_trace"]},
         "httpx2": {"level": "WARNING"},
         "httpcore2": {"level": "WARNING"},
         # A line for every tick and every bell.
