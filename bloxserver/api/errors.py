@@ -45,6 +45,12 @@ class PayloadTooLarge(exceptions.APIException):
     default_code = "payload_too_large"
 
 
+class EncodedBody(exceptions.APIException):
+    status_code = status.HTTP_415_UNSUPPORTED_MEDIA_TYPE
+    default_detail = "A body with a Content-Encoding is not read here; send it uncompressed."
+    default_code = "unsupported_content_encoding"
+
+
 class UnreadableBody(exceptions.APIException):
     status_code = status.HTTP_400_BAD_REQUEST
     default_detail = "The body ended before all of it had arrived: send it again."
