@@ -23,9 +23,9 @@ from rest_framework.test import APIClient
 
 from accounts.models import Tier, User
 from accounts.services import create_access_token
+from bloxserver.api.long_lists import cursor_at
 from executions.bulk.models import BulkOperation
 from executions.models import Approval, Execution
-from executions.pagination import _cursor_at as cursor_at
 from executions.tickets import issue_ticket
 from flows.services import create_flow, set_secret, set_variable, start_flow
 from tests.executions.factories import NOON, make_execution, make_step
@@ -73,7 +73,7 @@ def flow_of(owner: "Belongings | None") -> str:
 def cursor_of(owner: "Belongings | None") -> str:
     """The place of the execution in the list; nobody's is at the same moment."""
     execution = Execution(started_at=NOON, pk=owner.execution.pk if owner else uuid.UUID(int=0))
-    return cursor_at(execution)
+    return cursor_at(execution, "started_at")
 
 
 YAML = ORGANISM.format(name="sent", listener="sent", value="1")

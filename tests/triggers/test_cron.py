@@ -87,7 +87,7 @@ def test_the_second_pass_of_a_repeated_hour_offers_no_moment_of_the_first() -> N
         ("0 0 * * 8", "day-of-week"),
         ("*/0 * * * *", "minute"),
         ("5-1 * * * *", "minute"),
-        ("*/99 * * * *", 'minute steps over all its values: a step is at most 60'),
+        ("*/99 * * * *", "minute steps over all its values: a step is at most 60"),
         ("0 0,1/25 * * *", "at most 24"),
         ("0 0 */32 * *", "at most 31"),
         ("0 0 1 */13 *", "at most 12"),
