@@ -91,7 +91,7 @@ def test_an_effect_under_way_is_repeated_when_it_may_be(api: APIClient, drain: D
     drain()
     execution.refresh_from_db()
     assert execution.status == "success"
-    assert [key for _, _, key in world.calls] == [f"{execution.pk}:{execution.steps.get().key}"]
+    assert [call.key for call in world.calls] == [f"{execution.pk}:{execution.steps.get().key}"]
 
 
 def test_a_hung_execution_is_ended_though_its_worker_renews_the_lease(api: APIClient) -> None:

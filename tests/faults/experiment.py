@@ -1,0 +1,130 @@
+"""An experiment: faults under load, then the oracle, then a row of the table.
+
+`BLOX_FAULTS_SEED` repeats a run, `BLOX_FAULTS_SCALE` says how much of each: 1 is all, the default is what CI has time for.
+"""
+
+import os
+import random
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+
+from tests.faults.load import Load
+from tests.faults.oracle import Evidence, Fault, Figures, LeaseWatch, judge, log_offsets, log_texts
+from tests.faults.server import Flow, Server, Tenant
+from tests.waiting import wait_until
+
+SEED = int(os.environ.get("BLOX_FAULTS_SEED") or random.SystemRandom().randrange(1_000_000))
+SCALE = float(os.environ.get("BLOX_FAULTS_SCALE") or 0.1)
+SETTLE_SECONDS = 60.0  # T of I2
+
+
+def scaled(full: float, *, least: float) -> int:
+    """As much of `full` as the scale of this run leaves, and no less than `least`."""
+    return round(max(least, full * min(1.0, SCALE)))
+
+
+@dataclass
+class Table:
+    rows: list[tuple[str, Figures, str]] = field(default_factory=list)
+
+    def lines(self) -> Iterator[str]:
+        yield (
+            f"{'experiment':<46} {'faults':>6} {'accepted':>8} {'finished':>8} {'lost':>5} {'repeated':>8} "
+            f"{'in flight':>9} {'stuck':>5} {'seconds':>7}"
+        )
+        for name, figures, remark in self.rows:
+            yield (
+                f"{name:<46} {figures.faults:>6} {figures.accepted:>8} {figures.finished:>8} {figures.lost:>5} "
+                f"{figures.repeated:>8} {figures.in_flight:>9} {figures.stuck:>5} {figures.seconds:>7.1f}  {remark}"
+            )
+        yield f"seed {SEED}, scale {SCALE:g}"
+
+
+class Experiment:
+    def __init__(self, server: Server, name: str) -> None:
+        self.server, self.name = server, name
+        self.random = random.Random(f"{SEED} {name}")
+        self.faults: list[Fault] = []
+        self.loads: list[Load] = []
+        self.tenants: list[Tenant] = []
+        self.remarks: list[str] = []
+
+    def tenant(self, tier: str = "high_frequency") -> Tenant:
+        self.tenants.append(self.server.tenant(tier))
+        return self.tenants[-1]
+
+    def load(self, flows: Sequence[Flow], *, rate: float = 20.0, callers: int = 16, times: int = 1) -> Load:
+        self.loads.append(Load(self.server, flows, rate=rate, callers=callers, times=times))
+        return self.loads[-1]
+
+    @contextmanager
+    def fault(self, target: str, text: str) -> Iterator[None]:
+        """What is done in its `with` block, to `web`, `worker`, `redis` or `database`."""
+        began = time.time()
+        try:
+            yield
+        finally:
+            self.faults.append(Fault(target, text, began, time.time()))
+
+    def kill(self, name: str) -> None:
+        """kill -9 of a process and all that it started; it is started again at once."""
+        with self.fault(name.partition("-")[0], f"kill {name}"):
+            self.server.processes[name].kill()
+
+    def let_work(self, calls: int) -> None:
+        """Waits until the outside world has been called so many more times."""
+        before = len(self.server.world.calls)
+        wait_until(lambda: len(self.server.world.calls) >= before + calls)
+
+    def pause(self, least: float, most: float) -> None:
+        time.sleep(self.random.uniform(least, most))
+
+    def settle(self, seconds: float = SETTLE_SECONDS) -> None:
+        """Waits until all executions of the experiment have ended, as far as they do in time."""
+        with suppress(AssertionError):  # the oracle says it better
+            wait_until(lambda: not self._alive(), seconds=seconds)
+
+    def _alive(self) -> int:
+        rows = self.server.postgres.query(
+            "SELECT count(*) FROM executions_execution WHERE flow_id::text = ANY(%s) AND state <> 'ended'",
+            self.flow_ids,
+        )
+        alive: int = rows[0][0]
+        return alive
+
+    @property
+    def flow_ids(self) -> list[str]:
+        return [flow.id for tenant in self.tenants for flow in tenant.flows]
+
+
+@contextmanager
+def experiment(server: Server, name: str, table: Table, *, explained: str = "") -> Iterator[Experiment]:
+    """Runs the `with` block, waits until all has settled, and holds the oracle over it.
+
+    `explained` is a pattern of the exceptions whose tracebacks the faults explain.
+    """
+    began = time.monotonic()
+    offsets = log_offsets(server.logs())
+    watch = LeaseWatch(server.postgres)
+    watch.start()
+    trial = Experiment(server, name)
+    try:
+        yield trial
+        trial.settle()
+    finally:
+        overdue = watch.close()
+    evidence = Evidence(
+        loads=trial.loads,
+        flows=trial.flow_ids,
+        faults=trial.faults,
+        calls=server.world.calls,
+        logs=log_texts(server.logs(), offsets),
+        explained=explained,
+        overdue=overdue,
+    )
+    judge(evidence, server.postgres)
+    evidence.figures.seconds = time.monotonic() - began
+    table.rows.append((name, evidence.figures, "; ".join(trial.remarks)))
+    assert not evidence.violations, f"seed {SEED}\n" + "\n".join(evidence.violations[:20])

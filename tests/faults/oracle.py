@@ -1,0 +1,234 @@
+"""What must hold after every experiment, whatever was done to the server: one list for all of them.
+
+I1  each acknowledged webhook has one execution, and nothing else made any
+I2  every execution has ended
+I3  no effect began after its step was on record as finished
+I4  a step's effect happened again only if a fault lay between: it was under way when its worker or the database went
+I6  nothing was held as being worked on without a lease that lives
+I7  no answer 5xx, and none missing, but in a declared stop; no traceback in a log that the fault does not explain
+I8  no writer was heard whose lease was gone: fences grow, what has ended or finished does not change
+"""
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from threading import Event, Thread
+from typing import Any
+
+import psycopg
+
+from tests.faults.load import Answer, Load
+from tests.faults.own_services import Postgres
+from tests.witness import Call
+
+# What PostgreSQL says and what the witness says comes from one clock; a call may wait a moment in the witness's queue.
+CLOCK_SECONDS = 0.25
+COMMIT_SECONDS = 2.0  # from the answer of an effect to its step's commit, on a busy machine
+RECOVERY_SECONDS = 8.0  # of what was stopped: until its clients have noticed that it is back
+OVERDUE_SECONDS = 6.0  # that a lease may have run out before a sweeper has seen it: it looks each second
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What was done, to what (`web`, `worker`, `redis`, `database`), and how long it lasted."""
+
+    target: str
+    text: str
+    began: float
+    ended: float
+
+    def hits(self, began: float, ended: float) -> bool:
+        return self.began <= ended and began <= self.ended + RECOVERY_SECONDS
+
+
+@dataclass(slots=True)
+class Figures:
+    """A row of the table."""
+
+    accepted: int = 0
+    finished: int = 0
+    lost: int = 0
+    repeated: int = 0  # effects of a step that was on record as finished
+    in_flight: int = 0  # effects that were under way at a fault, and happened again
+    stuck: int = 0
+    seconds: float = 0.0
+    faults: int = 0
+
+
+@dataclass(slots=True)
+class Evidence:
+    loads: Sequence[Load]
+    flows: Sequence[str]
+    faults: Sequence[Fault]
+    calls: Sequence[Call]
+    logs: Sequence[str]
+    explained: str  # a pattern of exceptions that the faults explain
+    overdue: Sequence[str]
+    violations: list[str] = field(default_factory=list)
+    figures: Figures = field(default_factory=Figures)
+
+
+def judge(evidence: Evidence, postgres: Postgres) -> None:
+    """Adds figures and violations to `evidence`."""
+    rows = postgres.query(
+        "SELECT id::text, parent_id IS NULL, state FROM executions_execution WHERE flow_id::text = ANY(%s)",
+        list(evidence.flows),
+    )
+    steps = postgres.query(
+        "SELECT s.execution_id::text || ':' || s.key, s.status, extract(epoch FROM s.completed_at)::float"
+        " FROM executions_step s JOIN executions_execution e ON e.id = s.execution_id WHERE e.flow_id::text = ANY(%s)",
+        list(evidence.flows),
+    )
+    audit = postgres.query(
+        "SELECT a.execution_id::text, a.what FROM audit a JOIN executions_execution e ON e.id = a.execution_id"
+        " WHERE e.flow_id::text = ANY(%s)",
+        list(evidence.flows),
+    )
+    evidence.figures.faults = len(evidence.faults)
+    _acknowledged_have_one(evidence, {id for id, is_first, _ in rows if is_first})
+    _all_have_ended(evidence, rows)
+    _effects_once(evidence, {key: (status, completed) for key, status, completed in steps}, {row[0] for row in rows})
+    _say(evidence, "I6", evidence.overdue)
+    _answers_are_good(evidence)
+    _say(evidence, "I7", unexplained_tracebacks(evidence.logs, evidence.explained))
+    _say(evidence, "I8", [f"{execution}: {what}" for execution, what in audit])
+
+
+def _say(evidence: Evidence, name: str, texts: Iterable[str]) -> None:
+    evidence.violations += [f"{name}: {text}" for text in texts]
+
+
+def _acknowledged_have_one(evidence: Evidence, found: set[str]) -> None:
+    by_key: dict[str, set[str]] = {}
+    for load in evidence.loads:
+        by_key |= load.accepted()
+    given = Counter(execution for executions in by_key.values() for execution in executions)
+    lost = set(given) - found
+    unasked = found - set(given)
+    unacknowledged = sum(len(load.keys) for load in evidence.loads) - len(by_key)
+    evidence.figures.accepted, evidence.figures.lost = len(by_key), len(lost)
+    _say(evidence, "I1", [f"{execution} was acknowledged and is not there" for execution in lost])
+    _say(evidence, "I1", [f"{key} made {ids}" for key, ids in by_key.items() if len(ids) != 1])
+    _say(evidence, "I1", [f"{execution} was given for {n} keys" for execution, n in given.items() if n > 1])
+    if len(unasked) > unacknowledged:
+        _say(evidence, "I1", [f"{len(unasked)} executions that no caller knows of, for {unacknowledged} open calls"])
+
+
+def _all_have_ended(evidence: Evidence, rows: list[tuple[Any, ...]]) -> None:
+    stuck = [(id, state) for id, _, state in rows if state != "ended"]
+    evidence.figures.finished, evidence.figures.stuck = len(rows) - len(stuck), len(stuck)
+    _say(evidence, "I2", [f"{id} is {state}" for id, state in stuck])
+
+
+def _effects_once(evidence: Evidence, steps: dict[str, tuple[str, float | None]], executions: set[str]) -> None:
+    by_key: dict[str, list[Call]] = defaultdict(list)
+    for call in evidence.calls:
+        if call.key.partition(":")[0] in executions and call.status < 500:  # a refusal is no effect
+            by_key[call.key].append(call)
+    for key, calls in by_key.items():
+        status, completed = steps.get(key, ("", None))
+        for call in calls:
+            if status == "success" and completed and call.began > completed + CLOCK_SECONDS:
+                if _was_thawed(call, completed, evidence.faults):
+                    continue
+                evidence.figures.repeated += 1
+                _say(evidence, "I3", [f"{key} was called {call.began - completed:.2f} s after it had finished"])
+        for first, second in pairwise(calls):
+            evidence.figures.in_flight += 1
+            if not any(_lies_between(fault, first, second) for fault in evidence.faults):
+                gap = second.began - (first.ended or first.began)
+                _say(evidence, "I4", [f"{key} ({first.path}) was called again after {gap:.2f} s and no fault"])
+    evidence.figures.in_flight -= evidence.figures.repeated
+
+
+def _was_thawed(call: Call, completed: float, faults: Sequence[Fault]) -> bool:
+    """A worker frozen on the way from its record to its call makes the call when it thaws; nobody can hold it back."""
+    return any(
+        fault.target == "worker" and fault.began < completed and fault.ended - CLOCK_SECONDS < call.began
+        for fault in faults
+        if fault.ended > fault.began
+    )
+
+
+def _lies_between(fault: Fault, first: Call, second: Call) -> bool:
+    if fault.target not in ("worker", "database"):
+        return False
+    was_under_way = fault.began <= (first.ended or second.began) + COMMIT_SECONDS
+    return fault.began <= second.began and was_under_way and first.began <= fault.ended + CLOCK_SECONDS
+
+
+def _answers_are_good(evidence: Evidence) -> None:
+    bad: Counter[str] = Counter()
+    for load in evidence.loads:
+        for answer in load.answers:
+            if not _is_good(answer, evidence.faults):
+                bad[f"{answer.status} {answer.text}"] += 1
+    _say(evidence, "I7", [f"{number} answers {text}" for text, number in bad.items()])
+
+
+def _is_good(answer: Answer, faults: Sequence[Fault]) -> bool:
+    if 200 <= answer.status < 300:
+        return True
+    hits = {fault.target for fault in faults if fault.hits(answer.began, answer.ended)}
+    if answer.status == 0:
+        return "web" in hits
+    return answer.status == 503 and bool(answer.retry_after) and "database" in hits
+
+
+TRACEBACK = re.compile(r"^.*Traceback \(most recent call last\):.*$", re.MULTILINE)
+LAST_LINE = re.compile(r"^\S.*$", re.MULTILINE)  # after the indented frames
+
+
+def unexplained_tracebacks(logs: Sequence[str], explained: str) -> list[str]:
+    """The exception and some of the text of each traceback whose exception the pattern `explained` does not match."""
+    found = []
+    for log in logs:
+        for start in TRACEBACK.finditer(log):
+            last = LAST_LINE.search(log, start.end() + 1)
+            text = last.group(0) if last else log[start.start() : start.start() + 500]
+            if not (explained and re.search(explained, text)):
+                before = log.rfind("\n", 0, max(0, start.start() - 1)) + 1
+                found.append(f"{text}   <- {log[before : start.start() + 400]}")
+    return found
+
+
+class LeaseWatch(Thread):
+    """Looks twice a second for executions that are worked on with a lease that has run out."""
+
+    def __init__(self, postgres: Postgres) -> None:
+        super().__init__(daemon=True)
+        self.overdue: dict[str, str] = {}
+        self._postgres, self._over = postgres, Event()
+
+    def run(self) -> None:
+        seen: dict[tuple[str, int], int] = {}
+        while not self._over.wait(0.5):
+            try:
+                rows = self._postgres.query(
+                    "SELECT id::text, fence, extract(epoch FROM now() - lease_until)::float FROM executions_execution"
+                    " WHERE state = 'working' AND lease_until < now()"
+                )
+            except psycopg.Error:
+                seen = {}  # while the database is away nobody can sweep
+                continue
+            seen = {(id, fence): seen.get((id, fence), 0) + 1 for id, fence, _ in rows}
+            for id, fence, seconds in rows:
+                if seen[id, fence] > 2 * OVERDUE_SECONDS:
+                    self.overdue[id] = f"{id} is worked on, and its lease ran out {seconds:.1f} s ago"
+
+    def close(self) -> list[str]:
+        self._over.set()
+        self.join()
+        return list(self.overdue.values())
+
+
+def log_offsets(logs: Iterable[Path]) -> dict[Path, int]:
+    return {log: log.stat().st_size for log in logs}
+
+
+def log_texts(logs: Iterable[Path], offsets: dict[Path, int]) -> list[str]:
+    """What has been added since."""
+    return [log.read_bytes()[offsets.get(log, 0) :].decode(errors="replace") for log in logs]
