@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from tests.faults.load import Load
 from tests.faults.oracle import Evidence, Fault, Figures, LeaseWatch, judge, log_offsets, log_texts
+from tests.faults.schedules import Schedules
 from tests.faults.server import Flow, Server, Tenant
 from tests.waiting import wait_until
 
@@ -49,6 +50,7 @@ class Experiment:
         self.faults: list[Fault] = []
         self.loads: list[Load] = []
         self.tenants: list[Tenant] = []
+        self.schedules: list[Schedules] = []
         self.remarks: list[str] = []
 
     def tenant(self, tier: str = "high_frequency") -> Tenant:
@@ -123,6 +125,7 @@ def experiment(server: Server, name: str, table: Table, *, explained: str = "") 
         logs=log_texts(server.logs(), offsets),
         explained=explained,
         overdue=overdue,
+        schedules=trial.schedules,
     )
     judge(evidence, server.postgres)
     evidence.figures.seconds = time.monotonic() - began

@@ -4,6 +4,7 @@ I1  each acknowledged webhook has one execution, and nothing else made any
 I2  every execution has ended
 I3  no effect began after its step was on record as finished
 I4  a step's effect happened again only if a fault lay between: it was under way when its worker or the database went
+I5  each moment of a schedule is on record once, and no other is
 I6  nothing was held as being worked on without a lease that lives
 I7  no answer 5xx, and none missing, but in a declared stop; no traceback in a log that the fault does not explain
 I8  no writer was heard whose lease was gone: fences grow, what has ended or finished does not change
@@ -22,6 +23,7 @@ import psycopg
 
 from tests.faults.load import Answer, Load
 from tests.faults.own_services import Postgres
+from tests.faults.schedules import Schedules
 from tests.witness import Call
 
 # What PostgreSQL says and what the witness says comes from one clock; a call may wait a moment in the witness's queue.
@@ -67,6 +69,7 @@ class Evidence:
     logs: Sequence[str]
     explained: str  # a pattern of exceptions that the faults explain
     overdue: Sequence[str]
+    schedules: Sequence[Schedules] = ()
     violations: list[str] = field(default_factory=list)
     figures: Figures = field(default_factory=Figures)
 
@@ -74,7 +77,8 @@ class Evidence:
 def judge(evidence: Evidence, postgres: Postgres) -> None:
     """Adds figures and violations to `evidence`."""
     rows = postgres.query(
-        "SELECT id::text, parent_id IS NULL, state FROM executions_execution WHERE flow_id::text = ANY(%s)",
+        "SELECT id::text, parent_id IS NULL AND scheduled_for IS NULL, state FROM executions_execution"
+        " WHERE flow_id::text = ANY(%s)",
         list(evidence.flows),
     )
     steps = postgres.query(
@@ -91,6 +95,7 @@ def judge(evidence: Evidence, postgres: Postgres) -> None:
     _acknowledged_have_one(evidence, {id for id, is_first, _ in rows if is_first})
     _all_have_ended(evidence, rows)
     _effects_once(evidence, {key: (status, completed) for key, status, completed in steps}, {row[0] for row in rows})
+    _moments_once(evidence, postgres)
     _say(evidence, "I6", evidence.overdue)
     _answers_are_good(evidence)
     _say(evidence, "I7", unexplained_tracebacks(evidence.logs, evidence.explained))
@@ -142,6 +147,15 @@ def _effects_once(evidence: Evidence, steps: dict[str, tuple[str, float | None]]
                 gap = second.began - (first.ended or first.began)
                 _say(evidence, "I4", [f"{key} ({first.path}) was called again after {gap:.2f} s and no fault"])
     evidence.figures.in_flight -= evidence.figures.repeated
+
+
+def _moments_once(evidence: Evidence, postgres: Postgres) -> None:
+    for schedules in evidence.schedules:
+        verdict = schedules.judge(postgres)
+        evidence.figures.accepted += verdict.moments
+        evidence.figures.lost += verdict.lost
+        evidence.figures.repeated += verdict.repeated
+        _say(evidence, "I5", verdict.violations)
 
 
 def _was_thawed(call: Call, completed: float, faults: Sequence[Fault]) -> bool:

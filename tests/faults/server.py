@@ -11,6 +11,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from threading import Event, Lock, Thread
 from typing import Any, Self
@@ -156,16 +157,19 @@ class Server:
         return Tenant(self, self._tokens[tier].pop())
 
     # Processes -------------------------------------------------------------------------------------------------------
-    def start(self, name: str, application: str = "", **environment: str) -> Process:
+    def start(self, name: str, application: str = "", program: Sequence[str] = (), **environment: str) -> Process:
         """Starts `web`, `worker` or `clock`, with `-anything` after it where there are several.
 
-        `application` stands in for web's own. From now on the process is started again whenever it ends.
+        `application` stands in for web's own, `program` for `celery` or `granian`. From now on the process is started
+        again whenever it ends.
         """
         role = name.partition("-")[0]
         with override_settings(PORT=self.port, BLOX_HOST="127.0.0.1", BLOX_WEB_PROCESSES=1):
             command = COMMANDS[role]()
         if application:
             command = [application if part == "bloxserver.rsgi:application" else part for part in command]
+        if program:
+            command[:1] = program
         if role != "web":
             command[command.index("--hostname") + 1] = f"{name}@%h"
         with self._lock:
