@@ -127,9 +127,9 @@ ROUTES: dict[str, Route] = {
     TRIGGER: Route(bodies={"PATCH": {"enabled": False}}),
     f"{TRIGGER}/regenerate-token": Route(),
     f"{TRIGGER}/fire": Route(bodies={"POST": {"payload": 1}}),
-    f"{TRIGGER}/deliveries": Route(),
+    f"{TRIGGER}/deliveries": Route(query={"cursor": cursor_of}),
     f"{TRIGGER}/deliveries/<uuid:delivery_id>/replay": Route(),
-    f"{TRIGGER}/moments": Route(),
+    f"{TRIGGER}/moments": Route(query={"cursor": cursor_of}),
 }
 # Open to all: they show nobody's rows, or those of whoever the secret in the path or the signature names.
 PUBLIC = {
@@ -397,7 +397,7 @@ listeners:
 
 @pytest.mark.django_db(transaction=True)
 def test_a_flow_cannot_call_a_strangers_flow(cast: Cast, drain: Callable[[], None]) -> None:
-    """The one place where a body names a row: `call_flow`, by id or by name."""
+    """By id or by name. Of bodies that name rows, `test_ids_in_bodies.py` asks."""
     hers, his = cast
     caller = create_flow(owner=his.user, name="caller", organism_yaml=CALLER)
     bob, url = as_user(his.user), f"/api/v1/flows/{caller.pk}/executions"
