@@ -3,6 +3,7 @@
 import random
 import time
 from datetime import UTC, date, datetime, timedelta
+from math import ceil
 
 import pytest
 
@@ -128,9 +129,9 @@ def executions_of(schedules: Schedules, server: Server) -> dict[str, int]:
 
 def test_e9_many_schedules_of_many_flows_are_due_in_one_second(begin: Begin, server: Server) -> None:
     start = some_time_ago()
-    tenants, flows = 5, 10
+    tenants, flows = 5, 11
     with begin("E9 schedules of one second") as trial, clocks(server, 2, start) as fake:
-        each = scaled(10_000, least=1_000) // (tenants * flows)
+        each = ceil(scaled(10_000, least=1_000) / (tenants * flows))
         every = flows_of(trial, tenants=tenants, flows=flows)
         configs = [{"cron": "* * * * *"}] * each
         trial.schedules.append(make_schedules(server, every, configs, since=start, until=start + MINUTE))
