@@ -178,20 +178,19 @@ def _is_good(answer: Answer, faults: Sequence[Fault]) -> bool:
     return answer.status == 503 and bool(answer.retry_after) and "database" in hits
 
 
-TRACEBACK = re.compile(r"^.*Traceback \(most recent call last\):.*$", re.MULTILINE)
-LAST_LINE = re.compile(r"^\S.*$", re.MULTILINE)  # after the indented frames
+RECORD = re.compile(
+    r"^(?=\d{4}-\d\d-\d\d \d\d:)", re.MULTILINE
+)  # where a line of the log begins that is no continuation
 
 
 def unexplained_tracebacks(logs: Sequence[str], explained: str) -> list[str]:
-    """The exception and some of the text of each traceback whose exception the pattern `explained` does not match."""
+    """The records with a traceback where the pattern `explained` is neither in its message nor in its exception."""
     found = []
-    for log in logs:
-        for start in TRACEBACK.finditer(log):
-            last = LAST_LINE.search(log, start.end() + 1)
-            text = last.group(0) if last else log[start.start() : start.start() + 500]
-            if not (explained and re.search(explained, text)):
-                before = log.rfind("\n", 0, max(0, start.start() - 1)) + 1
-                found.append(f"{text}   <- {log[before : start.start() + 400]}")
+    for record in (record for log in logs for record in RECORD.split(log) if "Traceback (most recent" in record):
+        lines = [line for line in record.splitlines() if line[:1].strip()]
+        telling = f"{lines[0]}\n{lines[-1]}"
+        if not explained or not re.search(explained, telling):
+            found.append(f"{telling}\n{record[:3000]}")
     return found
 
 

@@ -11,6 +11,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from threading import Event, Lock, Thread
 from typing import Any, Self
@@ -23,7 +24,7 @@ from tests.faults.processes import REPOSITORY, Process
 from tests.waiting import wait_until
 from tests.witness import Witness
 
-LEASE_SECONDS = 4
+LEASE_SECONDS = 3
 AUDIT = Path(__file__).with_name("audit.sql")
 # Another package, as pip would leave it, that brings the blocks of `bad_blocks.py`.
 BAD_BLOCKS = {
@@ -120,8 +121,11 @@ class Server:
             "BLOX_LEASE_SECONDS": str(LEASE_SECONDS),
             "EMAIL_URL": "dummymail://",
         }
+        self.marks = folder / "marks"  # of `bad_blocks.py`
         self.processes: dict[str, Process] = {}
+        self.ends: list[tuple[str, float]] = []  # which process was found ended, and started again, when
         self._commands: dict[str, tuple[list[str], dict[str, str]]] = {}
+        self._special: set[str] = set()  # the names of those that are not as they are by default
         self._lock = Lock()
         self._over = Event()
         self._keeper = Thread(target=self._keep, daemon=True)
@@ -132,6 +136,7 @@ class Server:
             file = self.folder / "packages" / "bad-1.0.dist-info" / name
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(text)
+        self.marks.mkdir(mode=0o777)
         self.run("manage.py", "migrate", "--verbosity=0")
         self.postgres.execute(AUDIT.read_text())
         self._tokens = json.loads(self.run("-m", "tests.faults.accounts", "60", "20"))
@@ -169,12 +174,14 @@ class Server:
         if role != "web":
             command[command.index("--hostname") + 1] = f"{name}@%h"
         with self._lock:
+            if application or environment:
+                self._special.add(name)
             self._commands[name] = command, self.environment | environment
             return self._launch(name)
 
     def restore(self, *names: str) -> None:
         """Sees to it that these processes run and no others, each as it is by default, and waits until they work."""
-        for name in set(self._commands) - set(names):
+        for name in self._special | (set(self._commands) - set(names)):
             self.drop(name)
         for name in names:
             if name not in self._commands:
@@ -195,6 +202,7 @@ class Server:
         """Kills a process and does not start it again."""
         with self._lock:
             del self._commands[name]
+            self._special.discard(name)
         self.processes.pop(name).kill()
 
     def answers(self) -> bool:
@@ -224,3 +232,4 @@ class Server:
                     if self.processes[name].exit_status is not None:
                         self.processes[name].kill()  # what is left of its group
                         self._launch(name)
+                        self.ends.append((name, time.time()))
