@@ -38,8 +38,7 @@ CALLS = """\
 SHORT = '  - {{name: done, handler: blox.http, config: {{url: "{url}/echo"}}}}\n'
 
 
-def mixed(tenant: Tenant) -> list[Flow]:
-    """One of each kind."""
-    url = tenant.world_url
+def mixed(tenant: Tenant, url: str) -> list[Flow]:
+    """One of each kind; `url` is the outside world's."""
     flows = [tenant.flow(text.format(url=url)) for text in (ITEMS, MERGES, RETRIES, CHAIN)]
     return [*flows, tenant.flow(CALLS.format(child=flows[3].id))]

@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from threading import Event, Thread
-from typing import Any
 
 import psycopg
 
@@ -61,7 +60,6 @@ class Figures:
 @dataclass(slots=True)
 class Evidence:
     loads: Sequence[Load]
-    flows: Sequence[str]
     faults: Sequence[Fault]
     calls: Sequence[Call]
     logs: Sequence[str]
@@ -71,30 +69,47 @@ class Evidence:
     figures: Figures = field(default_factory=Figures)
 
 
-def judge(evidence: Evidence, postgres: Postgres) -> None:
-    """Adds figures and violations to `evidence`."""
-    rows = postgres.query(
+@dataclass(frozen=True, slots=True)
+class Records:
+    """What the database holds of an experiment's executions."""
+
+    executions: list[tuple[str, bool, str]]  # id, whether a trigger made it and no other execution, state
+    steps: dict[str, tuple[str, float | None]]  # by idempotency key: status, when it was completed
+    audit: list[str] = field(default_factory=list)
+
+
+def records_of(postgres: Postgres, flows: Sequence[str]) -> Records:
+    executions = postgres.query(
         "SELECT id::text, parent_id IS NULL, state FROM executions_execution WHERE flow_id::text = ANY(%s)",
-        list(evidence.flows),
+        list(flows),
     )
     steps = postgres.query(
         "SELECT s.execution_id::text || ':' || s.key, s.status, extract(epoch FROM s.completed_at)::float"
         " FROM executions_step s JOIN executions_execution e ON e.id = s.execution_id WHERE e.flow_id::text = ANY(%s)",
-        list(evidence.flows),
+        list(flows),
     )
     audit = postgres.query(
-        "SELECT a.execution_id::text, a.what FROM audit a JOIN executions_execution e ON e.id = a.execution_id"
+        "SELECT a.execution_id::text || ': ' || a.what FROM audit a JOIN executions_execution e ON e.id = a.execution_id"
         " WHERE e.flow_id::text = ANY(%s)",
-        list(evidence.flows),
+        list(flows),
     )
+    return Records(
+        executions=[(id, is_first, state) for id, is_first, state in executions],
+        steps={key: (status, completed) for key, status, completed in steps},
+        audit=[text for (text,) in audit],
+    )
+
+
+def judge(evidence: Evidence, records: Records) -> None:
+    """Adds figures and violations to `evidence`."""
     evidence.figures.faults = len(evidence.faults)
-    _acknowledged_have_one(evidence, {id for id, is_first, _ in rows if is_first})
-    _all_have_ended(evidence, rows)
-    _effects_once(evidence, {key: (status, completed) for key, status, completed in steps}, {row[0] for row in rows})
+    _acknowledged_have_one(evidence, {id for id, is_first, _ in records.executions if is_first})
+    _all_have_ended(evidence, records.executions)
+    _effects_once(evidence, records.steps, {id for id, *_ in records.executions})
     _say(evidence, "I6", evidence.overdue)
     _answers_are_good(evidence)
     _say(evidence, "I7", unexplained_tracebacks(evidence.logs, evidence.explained))
-    _say(evidence, "I8", [f"{execution}: {what}" for execution, what in audit])
+    _say(evidence, "I8", records.audit)
 
 
 def _say(evidence: Evidence, name: str, texts: Iterable[str]) -> None:
@@ -117,7 +132,7 @@ def _acknowledged_have_one(evidence: Evidence, found: set[str]) -> None:
         _say(evidence, "I1", [f"{len(unasked)} executions that no caller knows of, for {unacknowledged} open calls"])
 
 
-def _all_have_ended(evidence: Evidence, rows: list[tuple[Any, ...]]) -> None:
+def _all_have_ended(evidence: Evidence, rows: list[tuple[str, bool, str]]) -> None:
     stuck = [(id, state) for id, _, state in rows if state != "ended"]
     evidence.figures.finished, evidence.figures.stuck = len(rows) - len(stuck), len(stuck)
     _say(evidence, "I2", [f"{id} is {state}" for id, state in stuck])

@@ -75,9 +75,8 @@ class Flow:
 
 
 class Tenant:
-    def __init__(self, server: "Server", token: str) -> None:
-        self.api = Api(server.port, token)
-        self.world_url = server.world.url
+    def __init__(self, port: int, token: str) -> None:
+        self.api = Api(port, token)
         self.flows: list[Flow] = []
 
     def flow(self, listeners: str, head: str = "") -> Flow:
@@ -158,7 +157,13 @@ class Server:
 
     def tenant(self, tier: str = "high_frequency") -> Tenant:
         """One that no experiment has had before."""
-        return Tenant(self, self._tokens[tier].pop())
+        return Tenant(self.port, self._tokens[tier].pop())
+
+    def bad(self, do: str) -> str:
+        """A listener that does what no block should, and marks each time at which it does."""
+        for mark in self.marks.iterdir():
+            mark.unlink()
+        return f"  - {{name: bad, handler: acme.bad, config: {{do: {do}, marks: {self.marks}}}}}\n"
 
     # Processes -------------------------------------------------------------------------------------------------------
     def start(self, name: str, application: str = "", **environment: str) -> Process:

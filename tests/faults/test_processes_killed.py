@@ -11,7 +11,7 @@ from tests.faults.conftest import Begin
 from tests.faults.experiment import Experiment, scaled
 from tests.faults.flows import SHORT, mixed
 from tests.faults.processes import resident_bytes
-from tests.faults.server import LEASE_SECONDS, Flow, Server, Tenant
+from tests.faults.server import LEASE_SECONDS, Server
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.experiment
@@ -22,7 +22,7 @@ ALONE_CRASHES = 3
 
 def test_e1_workers_are_killed_in_the_middle_of_their_work(begin: Begin) -> None:
     with begin("E1 workers killed") as trial:
-        flows = mixed(trial.tenant())
+        flows = mixed(trial.tenant(), trial.server.world.url)
         with trial.load(flows, rate=20) as load:
             for number in range(scaled(12, least=2)):
                 trial.let_work(trial.random.randrange(8, 24))
@@ -52,7 +52,7 @@ def test_e2_web_dies_between_commit_and_bell(begin: Begin, server: Server) -> No
 def test_e7_a_worker_runs_out_of_memory(begin: Begin, server: Server) -> None:
     with begin("E7 worker out of memory", explained="WorkerLostError") as trial:
         tenant = trial.tenant()
-        bloat, healthy = bad(tenant, server, "bloat"), tenant.flow(SHORT.format(url=server.world.url))
+        bloat, healthy = tenant.flow(server.bad("bloat")), tenant.flow(SHORT.format(url=server.world.url))
         trial.load([healthy]).fire(20)
         trial.load([bloat]).fire(1)
         trial.load([healthy]).fire(20)
@@ -65,7 +65,7 @@ def test_e7_a_worker_runs_out_of_memory(begin: Begin, server: Server) -> None:
 def test_e8_some_executions_kill_every_worker(begin: Begin, server: Server) -> None:
     with begin("E8 poison", explained="WorkerLostError") as trial:
         tenant = trial.tenant()
-        poison, healthy = bad(tenant, server, "die"), tenant.flow(SHORT.format(url=server.world.url))
+        poison, healthy = tenant.flow(server.bad("die")), tenant.flow(SHORT.format(url=server.world.url))
         trial.load([poison]).fire(scaled(5, least=2))
         trial.load([healthy]).fire(scaled(100, least=40))
         trial.settle(90)
@@ -82,7 +82,7 @@ def test_e8_some_executions_kill_every_worker(begin: Begin, server: Server) -> N
 
 def test_e11_a_frozen_worker_thaws_after_its_lease(begin: Begin) -> None:
     with begin("E11 zombie") as trial:
-        flows = mixed(trial.tenant())
+        flows = mixed(trial.tenant(), trial.server.world.url)
         with trial.load(flows, rate=15) as load:
             for number in range(scaled(8, least=1)):
                 trial.let_work(15)
@@ -108,12 +108,6 @@ def test_e16_a_worker_is_ended_while_fifty_executions_run(begin: Begin, server: 
         assert trial.executions(flow, "status") == ["success"] * 50
         assert len(trial.calls("slow")) == 100  # no step is repeated
         assert not any(trial.executions(flow, "claim_alone OR crashes > 0"))
-
-
-def bad(tenant: Tenant, server: Server, do: str) -> Flow:
-    for mark in server.marks.iterdir():
-        mark.unlink()
-    return tenant.flow(f"  - {{name: bad, handler: acme.bad, config: {{do: {do}, marks: {server.marks}}}}}\n")
 
 
 def kill_the_bloated(trial: Experiment, server: Server) -> int:

@@ -26,7 +26,7 @@ REDIS_AWAY = (
 def test_e3_redis_is_stopped_and_frozen_and_comes_back_empty(begin: Begin, server: Server) -> None:
     with begin("E3 Redis away", explained=REDIS_AWAY) as trial:
         pids = {name: process.pid for name, process in server.processes.items()}
-        with trial.load(mixed(trial.tenant()), rate=scaled(30, least=10)) as load:
+        with trial.load(mixed(trial.tenant(), trial.server.world.url), rate=scaled(30, least=10)) as load:
             time.sleep(1)
             with trial.fault("redis", "killed"):
                 server.redis.kill()
@@ -50,7 +50,7 @@ def test_e3_redis_is_stopped_and_frozen_and_comes_back_empty(begin: Begin, serve
 def test_e4_postgresql_is_stopped_and_crashes_again_and_again(begin: Begin, server: Server) -> None:
     with begin("E4 PostgreSQL away", explained=DATABASE_AWAY) as trial:
         pids = {name: process.pid for name, process in server.processes.items()}
-        with trial.load(mixed(trial.tenant()), rate=scaled(30, least=10)) as load:
+        with trial.load(mixed(trial.tenant(), trial.server.world.url), rate=scaled(30, least=10)) as load:
             trial.let_work(10)
             with trial.fault("database", "stopped"):
                 server.postgres.stop()
@@ -69,7 +69,7 @@ def test_e4_postgresql_is_stopped_and_crashes_again_and_again(begin: Begin, serv
 
 def test_e19_the_database_takes_no_writes_and_no_connections(begin: Begin, server: Server) -> None:
     with begin("E19 read-only, connection limit", explained=DATABASE_AWAY + "|read-only|too many connections") as trial:
-        flows = mixed(trial.tenant())
+        flows = mixed(trial.tenant(), trial.server.world.url)
         with trial.load(flows, rate=scaled(30, least=10)) as load:
             for text, breaks, mends in (
                 ("read-only", "ALTER SYSTEM SET default_transaction_read_only = on", "ALTER SYSTEM RESET ALL"),
