@@ -3,7 +3,8 @@
 I1  each acknowledged webhook has one execution, and nothing else made any
 I2  every execution has ended
 I3  no effect began after its step was on record as finished
-I4  a step's effect happened again only if a fault lay between: it was under way when its worker or the database went
+I4  a step's effect happened again only if a fault lay between: it was under way when its worker or the database went.
+    A POST never did: no flow of the experiments consents to that
 I6  nothing was held as being worked on without a lease that lives
 I7  no answer 5xx, and none missing, but in a declared stop; no traceback in a log that the fault does not explain
 I8  no writer was heard whose lease was gone: fences grow, what has ended or finished does not change
@@ -153,6 +154,8 @@ def _effects_once(evidence: Evidence, steps: dict[str, tuple[str, float | None]]
                 _say(evidence, "I3", [f"{key} was called {call.began - completed:.2f} s after it had finished"])
         for first, second in pairwise(calls):
             evidence.figures.in_flight += 1
+            if second.method == "POST":
+                _say(evidence, "I4", [f"{key} ({first.path}) is a POST and was called again"])
             if not any(_lies_between(fault, first, second) for fault in evidence.faults):
                 gap = second.began - (first.ended or first.began)
                 _say(evidence, "I4", [f"{key} ({first.path}) was called again after {gap:.2f} s and no fault"])

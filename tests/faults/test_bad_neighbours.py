@@ -23,8 +23,8 @@ def test_e10_a_burst_of_webhooks_each_sent_five_times_at_once(begin: Begin, serv
         trial.remark(f"p99 {burst.percentile(99):.2f} s at {len(burst.answers) / burst.seconds():.0f}/s")
         assert burst.percentile(99) < 2
         trial.settle()
-        with trial.load([flow], rate=scaled(50, least=20)) as steady:
-            wait_until(lambda: len(steady.answers) >= scaled(2000, least=60), seconds=120)
+        with trial.load([flow], rate=scaled(50, least=30)) as steady:
+            wait_until(lambda: len(steady.answers) >= scaled(1000, least=100), seconds=120)
         trial.remark(f"steady p99 {steady.percentile(99):.2f} s")
         assert steady.percentile(99) < 0.3
 
@@ -43,7 +43,7 @@ def test_e17_a_partner_sends_a_byte_a_second(begin: Begin, server: Server) -> No
         assert set(trial.executions(dripping, "status")) == {"error"}
         assert set(trial.executions(healthy, "status")) == {"success"}
         slowest = max(trial.executions(dripping, LASTED))
-        trial.remark(f"ended after {slowest:.1f} s, due at 3")
+        trial.remark(f"step ended after {slowest:.1f} s, due at 3")
         assert slowest < 4
         assert max(trial.executions(healthy, LASTED)) < 2
 
@@ -54,7 +54,7 @@ def test_e18_one_tenant_queues_thousands_and_another_one(begin: Begin, server: S
             f'  - {{name: get, handler: blox.http, config: {{url: "{server.world.url}/slow?s=0.5"}}}}\n'
         )
         quiet = trial.tenant().flow(SHORT.format(url=server.world.url))
-        trial.load([loud]).fire(scaled(5000, least=500))
+        trial.load([loud]).fire(scaled(5000, least=400))
         queued = trial.executions_in(loud, "queued")
         trial.load([quiet]).fire(1)
         trial.settle(150)
@@ -67,18 +67,18 @@ def test_e18_one_tenant_queues_thousands_and_another_one(begin: Begin, server: S
 def test_e20_a_step_never_ends_and_another_hangs_its_worker(begin: Begin, server: Server) -> None:
     with begin("E20 steps that hang", explained="WorkerLostError") as trial:
         tenant = trial.tenant()
-        endless = tenant.flow(server.bad("never_end"), head="  timeout: 3\n")
+        endless = tenant.flow(server.bad("never_end"), head="  timeout: 2\n")
         hanging = tenant.flow(server.bad("hang_once"))
         healthy = tenant.flow(SHORT.format(url=server.world.url))
         trial.load([endless]).fire(2)
-        trial.settle(20)
-        assert set(trial.executions(endless, "status")) == {"timeout"}
-        lasted = max(trial.executions(endless, LASTED))
-        trial.remark(f"ended after {lasted:.1f} s, due at 3")
-        assert lasted < 3 + 5 + 2  # the worker's own end, then the sweeper's grace
+        wait_until(lambda: trial.executions_in(endless, "working") == 2)
         trial.load([hanging]).fire(1)
         trial.load([healthy]).fire(20)
         trial.settle()
+        assert set(trial.executions(endless, "status")) == {"timeout"}
+        lasted = max(trial.executions(endless, LASTED))
+        trial.remark(f"endless step ended after {lasted:.1f} s, due at 2")
+        assert lasted < 2 + 5 + 2  # the sweeper's grace, and its tick
         assert set(trial.executions(hanging, "status") + trial.executions(healthy, "status")) == {"success"}
         assert any("has stood still" in log.read_text() for log in server.logs())
     for name in ("worker-1", "worker-2"):  # they still run what never ends

@@ -30,11 +30,11 @@ def test_e3_redis_is_stopped_and_frozen_and_comes_back_empty(begin: Begin, serve
             time.sleep(1)
             with trial.fault("redis", "killed"):
                 server.redis.kill()
-                time.sleep(scaled(20, least=3))
+                time.sleep(scaled(20, least=2))
             server.redis.start()
             wait_for_listeners(server.redis)
             with trial.fault("redis", "frozen"), server.redis.frozen():
-                time.sleep(scaled(20, least=3))
+                time.sleep(scaled(20, least=2))
             for _ in range(scaled(5, least=1)):
                 with trial.fault("redis", "restarted empty"):
                     server.redis.kill()
