@@ -11,6 +11,7 @@ I8  no writer was heard whose lease was gone: fences grow, what has ended or fin
 """
 
 import re
+import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -65,7 +66,7 @@ class Evidence:
     calls: Sequence[Call]
     logs: Sequence[str]
     explained: str  # a pattern of exceptions that the faults explain
-    overdue: Sequence[str]
+    overdue: Sequence[tuple[float, str]]  # when a lease was seen that had run out long ago, and whose
     violations: list[str] = field(default_factory=list)
     figures: Figures = field(default_factory=Figures)
 
@@ -107,7 +108,8 @@ def judge(evidence: Evidence, records: Records) -> None:
     _acknowledged_have_one(evidence, {id for id, is_first, _ in records.executions if is_first})
     _all_have_ended(evidence, records.executions)
     _effects_once(evidence, records.steps, {id for id, *_ in records.executions})
-    _say(evidence, "I6", evidence.overdue)
+    away = [fault for fault in evidence.faults if fault.target == "database"]
+    _say(evidence, "I6", [text for at, text in evidence.overdue if not any(fault.hits(at, at) for fault in away)])
     _answers_are_good(evidence)
     _say(evidence, "I7", unexplained_tracebacks(evidence.logs, evidence.explained))
     _say(evidence, "I8", records.audit)
@@ -217,7 +219,7 @@ class LeaseWatch(Thread):
 
     def __init__(self, postgres: Postgres) -> None:
         super().__init__(daemon=True)
-        self.overdue: dict[str, str] = {}
+        self.overdue: list[tuple[float, str]] = []
         self._postgres, self._over = postgres, Event()
 
     def run(self) -> None:
@@ -234,12 +236,12 @@ class LeaseWatch(Thread):
             seen = {(id, fence): seen.get((id, fence), 0) + 1 for id, fence, _ in rows}
             for id, fence, seconds in rows:
                 if seen[id, fence] > 2 * OVERDUE_SECONDS:
-                    self.overdue[id] = f"{id} is worked on, and its lease ran out {seconds:.1f} s ago"
+                    self.overdue.append((time.time(), f"{id} is worked on, and its lease ran out {seconds:.1f} s ago"))
 
-    def close(self) -> list[str]:
+    def close(self) -> list[tuple[float, str]]:
         self._over.set()
         self.join()
-        return list(self.overdue.values())
+        return self.overdue
 
 
 def log_offsets(logs: Iterable[Path]) -> dict[Path, int]:
