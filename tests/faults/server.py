@@ -199,16 +199,18 @@ class Server:
 
     def end(self, name: str, *, seconds: float = 40.0) -> int:
         """Ends a process for good, by SIGTERM; its exit status."""
-        with self._lock:
-            del self._commands[name]
+        self._forget(name)
         return self.processes.pop(name).terminate(seconds)
 
     def drop(self, name: str) -> None:
         """Kills a process and does not start it again."""
+        self._forget(name)
+        self.processes.pop(name).kill()
+
+    def _forget(self, name: str) -> None:
         with self._lock:
             del self._commands[name]
             self._special.discard(name)
-        self.processes.pop(name).kill()
 
     def answers(self) -> bool:
         try:
