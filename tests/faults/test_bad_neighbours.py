@@ -17,14 +17,14 @@ WAITED = "extract(epoch FROM claimed_at - started_at)::float"
 def test_e10_a_burst_of_webhooks_each_sent_five_times_at_once(begin: Begin, server: Server) -> None:
     with begin("E10 burst with duplicates") as trial:
         flow = trial.tenant().flow(SHORT.format(url=server.world.url))
-        burst = trial.load([flow], callers=50, times=5).fire(scaled(1000, least=100))
+        burst = trial.load([flow], callers=50, times=5).fire(scaled(400, least=100))
         firsts = [answer for answer in burst.answers if not answer.replayed]
         assert len(firsts) == len(burst.keys)
         trial.remark(f"p99 {burst.percentile(99):.2f} s at {len(burst.answers) / burst.seconds():.0f}/s")
         assert burst.percentile(99) < 2
         trial.settle()
         with trial.load([flow], rate=30) as steady:
-            wait_until(lambda: len(steady.answers) >= scaled(1000, least=100), seconds=120)
+            wait_until(lambda: len(steady.answers) >= scaled(600, least=60), seconds=120)
         trial.remark(f"steady p99 {steady.percentile(99):.2f} s")
         assert steady.percentile(99) < 1  # beside workers, callers and databases on the same cores
 
