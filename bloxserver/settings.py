@@ -187,10 +187,10 @@ CORS_EXPOSE_HEADERS = ["X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimi
 REDIS_URL = env.str("REDIS_URL", default="")
 if REDIS_URL:
     CELERY_BROKER_URL = REDIS_URL
-    # A publisher waits for Redis a second at most and tries once; a worker's own reconnecting is not governed by these.
+    # A publisher waits for Redis half a second at most and tries once; a worker's own reconnecting is not governed by these.
     CELERY_BROKER_TRANSPORT_OPTIONS: dict[str, Any] = {
-        "socket_timeout": 1,
-        "socket_connect_timeout": 1,
+        "socket_timeout": 0.5,
+        "socket_connect_timeout": 0.5,
         "max_retries": 0,
     }
 else:

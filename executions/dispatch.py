@@ -6,6 +6,7 @@ stays quiet for a few seconds.
 """
 
 import logging
+import threading
 import time
 from enum import StrEnum
 from functools import partial
@@ -31,16 +32,29 @@ class Job(StrEnum):
 
 
 class _Breaker:
-    """Skips publishing for a while after it failed, so that acceptance does not queue up behind a dead broker."""
+    """Skips publishing for a while after it failed, so that acceptance does not queue up behind a dead broker.
+
+    Then one publisher tries, and the others stay quiet until that has gone well.
+    """
 
     def __init__(self) -> None:
-        self.quiet_until = 0.0
+        self._is_broken = False
+        self._quiet_until = 0.0
+        self._lock = threading.Lock()
 
-    def is_open(self) -> bool:
-        return time.monotonic() < self.quiet_until
+    def admits(self) -> bool:
+        with self._lock:
+            if self._is_broken:
+                if time.monotonic() < self._quiet_until:
+                    return False
+                self._quiet_until = time.monotonic() + QUIET_SECONDS
+            return True
 
     def trip(self) -> None:
-        self.quiet_until = time.monotonic() + QUIET_SECONDS
+        self._is_broken, self._quiet_until = True, time.monotonic() + QUIET_SECONDS
+
+    def mend(self) -> None:
+        self._is_broken = False
 
 
 _breaker = _Breaker()
@@ -77,10 +91,11 @@ _failure_bell = _FailureBell()
 
 
 def _publish(job: Job, queue: str | None = None) -> None:
-    if _breaker.is_open():
+    if not _breaker.admits():
         return
     try:
         current_app.send_task(job, queue=queue, ignore_result=True, retry=False, expires=BELL_EXPIRES_SECONDS)
+        _breaker.mend()
     except (OperationalError, KombuError, OSError) as error:
         _breaker.trip()
         logger.warning("The broker is away (%s); executions start from the database until it is back.", error)

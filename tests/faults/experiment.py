@@ -5,16 +5,19 @@
 
 import os
 import random
+import signal
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from typing import Any
 
 from tests.faults.load import Load
-from tests.faults.oracle import Evidence, Fault, Figures, LeaseWatch, judge, log_offsets, log_texts
+from tests.faults.oracle import Evidence, Fault, Figures, LeaseWatch, judge, log_offsets, log_texts, records_of
 from tests.faults.schedules import Schedules
 from tests.faults.server import Flow, Server, Tenant
 from tests.waiting import wait_until
+from tests.witness import Call
 
 SEED = int(os.environ.get("BLOX_FAULTS_SEED") or random.SystemRandom().randrange(1_000_000))
 SCALE = float(os.environ.get("BLOX_FAULTS_SCALE") or 0.1)
@@ -29,6 +32,11 @@ def scaled(full: float, *, least: float) -> int:
 @dataclass
 class Table:
     rows: list[tuple[str, Figures, str]] = field(default_factory=list)
+
+    def add(self, name: str, evidence: Evidence, remark: str) -> None:
+        """Fails where the oracle found something to say."""
+        self.rows.append((name, evidence.figures, remark))
+        assert not evidence.violations, f"seed {SEED}\n" + "\n".join(evidence.violations[:20])
 
     def lines(self) -> Iterator[str]:
         yield (
@@ -52,13 +60,14 @@ class Experiment:
         self.tenants: list[Tenant] = []
         self.schedules: list[Schedules] = []
         self.remarks: list[str] = []
+        self.began = time.time()
 
     def tenant(self, tier: str = "high_frequency") -> Tenant:
         self.tenants.append(self.server.tenant(tier))
         return self.tenants[-1]
 
     def load(self, flows: Sequence[Flow], *, rate: float = 20.0, callers: int = 16, times: int = 1) -> Load:
-        self.loads.append(Load(self.server, flows, rate=rate, callers=callers, times=times))
+        self.loads.append(Load(self.server.port, flows, rate=rate, callers=callers, times=times))
         return self.loads[-1]
 
     @contextmanager
@@ -70,10 +79,48 @@ class Experiment:
         finally:
             self.faults.append(Fault(target, text, began, time.time()))
 
+    def note(self, target: str, text: str, at: float) -> None:
+        """A fault of a moment that something else has caused."""
+        self.faults.append(Fault(target, text, at, at))
+
     def kill(self, name: str) -> None:
         """kill -9 of a process and all that it started; it is started again at once."""
         with self.fault(name.partition("-")[0], f"kill {name}"):
             self.server.processes[name].kill()
+
+    @contextmanager
+    def frozen(self, name: str) -> Iterator[None]:
+        """SIGSTOP to a process and all that it started, and SIGCONT at the end of the `with` block."""
+        process = self.server.processes[name]
+        with self.fault(name.partition("-")[0], f"freeze {name}"):
+            process.signal_group(signal.SIGSTOP)
+            try:
+                yield
+            finally:
+                process.signal_group(signal.SIGCONT)
+
+    def note_ends(self) -> int:
+        """Counts every process that has ended by itself since the experiment began as a fault; how many there were."""
+        ends = [(name, at) for name, at in self.server.ends if at > self.began]
+        for name, at in ends:
+            self.note(name.partition("-")[0], f"{name} ended", at - 0.5)
+        return len(ends)
+
+    def remark(self, text: str) -> None:
+        """For the last column of the table."""
+        self.remarks.append(text)
+
+    def executions(self, flow: Flow, what: str) -> list[Any]:
+        """The SQL expression `what` of each execution of `flow`."""
+        query = f"SELECT {what} FROM executions_execution WHERE flow_id::text = %s ORDER BY id"
+        return [row[0] for row in self.server.postgres.query(query, flow.id)]
+
+    def executions_in(self, flow: Flow, state: str) -> int:
+        return self.executions(flow, "state").count(state)
+
+    def calls(self, part: str) -> list[Call]:
+        """What the outside world was asked since the experiment began, where the path has this part."""
+        return [call for call in self.server.world.calls if call.began > self.began and part in call.path]
 
     def let_work(self, calls: int) -> None:
         """Waits until the outside world has been called so many more times."""
@@ -86,9 +133,10 @@ class Experiment:
     def settle(self, seconds: float = SETTLE_SECONDS) -> None:
         """Waits until all executions of the experiment have ended, as far as they do in time."""
         with suppress(AssertionError):  # the oracle says it better
-            wait_until(lambda: not self._alive(), seconds=seconds)
+            wait_until(lambda: not self.alive(), seconds=seconds)
 
-    def _alive(self) -> int:
+    def alive(self) -> int:
+        """How many executions of the experiment have not ended."""
         rows = self.server.postgres.query(
             "SELECT count(*) FROM executions_execution WHERE flow_id::text = ANY(%s) AND state <> 'ended'",
             self.flow_ids,
@@ -119,15 +167,13 @@ def experiment(server: Server, name: str, table: Table, *, explained: str = "") 
         overdue = watch.close()
     evidence = Evidence(
         loads=trial.loads,
-        flows=trial.flow_ids,
         faults=trial.faults,
         calls=server.world.calls,
         logs=log_texts(server.logs(), offsets),
         explained=explained,
         overdue=overdue,
-        schedules=trial.schedules,
+        moments=[schedules.judge(server.postgres) for schedules in trial.schedules],
     )
-    judge(evidence, server.postgres)
+    judge(evidence, records_of(server.postgres, trial.flow_ids))
     evidence.figures.seconds = time.monotonic() - began
-    table.rows.append((name, evidence.figures, "; ".join(trial.remarks)))
-    assert not evidence.violations, f"seed {SEED}\n" + "\n".join(evidence.violations[:20])
+    table.add(name, evidence, "; ".join(trial.remarks))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from threading import Event, Lock, Thread
 from typing import Any, Self
 
-from tests.faults.server import Api, Flow, Server
+from tests.faults.server import Api, Flow
 
 PATIENCE_SECONDS = 60.0  # of a caller whose call is not acknowledged
 PAUSE_SECONDS = 0.2
@@ -39,9 +39,9 @@ class Load:
     _numbers = itertools.count()
 
     def __init__(
-        self, server: Server, flows: Sequence[Flow], *, rate: float = 20.0, callers: int = 16, times: int = 1
+        self, port: int, flows: Sequence[Flow], *, rate: float = 20.0, callers: int = 16, times: int = 1
     ) -> None:
-        self.server, self.flows, self.rate, self.callers, self.times = server, flows, rate, callers, times
+        self.port, self.flows, self.rate, self.callers, self.times = port, flows, rate, callers, times
         self.answers: list[Answer] = []
         self.keys: set[str] = set()
         self._prefix = f"load-{next(self._numbers)}"
@@ -82,6 +82,11 @@ class Load:
             seconds = sorted(answer.seconds for answer in self.answers)
         return seconds[min(len(seconds) - 1, int(len(seconds) * percent / 100))]
 
+    def seconds(self) -> float:
+        """From the first call to the last answer."""
+        with self._lock:
+            return max(answer.ended for answer in self.answers) - min(answer.began for answer in self.answers)
+
     def _start(self, limit: int | None) -> None:
         self._began = time.monotonic() - self._next / self.rate
         self._threads = [Thread(target=self._call, args=(limit,), daemon=True) for _ in range(self.callers)]
@@ -93,7 +98,7 @@ class Load:
             thread.join()
 
     def _call(self, limit: int | None) -> None:
-        api = Api(self.server.port)
+        api = Api(self.port)
         while not self._over.is_set():
             with self._lock:
                 number = self._next

@@ -3,7 +3,8 @@
 I1  each acknowledged webhook has one execution, and nothing else made any
 I2  every execution has ended
 I3  no effect began after its step was on record as finished
-I4  a step's effect happened again only if a fault lay between: it was under way when its worker or the database went
+I4  a step's effect happened again only if a fault lay between: it was under way when its worker or the database went.
+    A POST never did: no flow of the experiments consents to that
 I5  each moment of a schedule is on record once, and no other is
 I6  nothing was held as being worked on without a lease that lives
 I7  no answer 5xx, and none missing, but in a declared stop; no traceback in a log that the fault does not explain
@@ -11,19 +12,19 @@ I8  no writer was heard whose lease was gone: fences grow, what has ended or fin
 """
 
 import re
+import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from threading import Event, Thread
-from typing import Any
 
 import psycopg
 
 from tests.faults.load import Answer, Load
 from tests.faults.own_services import Postgres
-from tests.faults.schedules import Schedules
+from tests.faults.schedules import Verdict
 from tests.witness import Call
 
 # What PostgreSQL says and what the witness says comes from one clock; a call may wait a moment in the witness's queue.
@@ -63,43 +64,60 @@ class Figures:
 @dataclass(slots=True)
 class Evidence:
     loads: Sequence[Load]
-    flows: Sequence[str]
     faults: Sequence[Fault]
     calls: Sequence[Call]
     logs: Sequence[str]
     explained: str  # a pattern of exceptions that the faults explain
-    overdue: Sequence[str]
-    schedules: Sequence[Schedules] = ()
+    overdue: Sequence[tuple[float, str]]  # when a lease was seen that had run out long ago, and whose
+    moments: Sequence[Verdict] = ()  # of each set of schedules
     violations: list[str] = field(default_factory=list)
     figures: Figures = field(default_factory=Figures)
 
 
-def judge(evidence: Evidence, postgres: Postgres) -> None:
-    """Adds figures and violations to `evidence`."""
-    rows = postgres.query(
+@dataclass(frozen=True, slots=True)
+class Records:
+    """What the database holds of an experiment's executions."""
+
+    executions: list[tuple[str, bool, str]]  # id, whether a call made it (no schedule, no other execution), state
+    steps: dict[str, tuple[str, float | None]]  # by idempotency key: status, when it was completed
+    audit: list[str] = field(default_factory=list)
+
+
+def records_of(postgres: Postgres, flows: Sequence[str]) -> Records:
+    executions = postgres.query(
         "SELECT id::text, parent_id IS NULL AND scheduled_for IS NULL, state FROM executions_execution"
         " WHERE flow_id::text = ANY(%s)",
-        list(evidence.flows),
+        list(flows),
     )
     steps = postgres.query(
         "SELECT s.execution_id::text || ':' || s.key, s.status, extract(epoch FROM s.completed_at)::float"
         " FROM executions_step s JOIN executions_execution e ON e.id = s.execution_id WHERE e.flow_id::text = ANY(%s)",
-        list(evidence.flows),
+        list(flows),
     )
     audit = postgres.query(
-        "SELECT a.execution_id::text, a.what FROM audit a JOIN executions_execution e ON e.id = a.execution_id"
+        "SELECT a.execution_id::text || ': ' || a.what FROM audit a JOIN executions_execution e ON e.id = a.execution_id"
         " WHERE e.flow_id::text = ANY(%s)",
-        list(evidence.flows),
+        list(flows),
     )
+    return Records(
+        executions=[(id, is_first, state) for id, is_first, state in executions],
+        steps={key: (status, completed) for key, status, completed in steps},
+        audit=[text for (text,) in audit],
+    )
+
+
+def judge(evidence: Evidence, records: Records) -> None:
+    """Adds figures and violations to `evidence`."""
     evidence.figures.faults = len(evidence.faults)
-    _acknowledged_have_one(evidence, {id for id, is_first, _ in rows if is_first})
-    _all_have_ended(evidence, rows)
-    _effects_once(evidence, {key: (status, completed) for key, status, completed in steps}, {row[0] for row in rows})
-    _moments_once(evidence, postgres)
-    _say(evidence, "I6", evidence.overdue)
+    _acknowledged_have_one(evidence, {id for id, is_first, _ in records.executions if is_first})
+    _all_have_ended(evidence, records.executions)
+    _effects_once(evidence, records.steps, {id for id, *_ in records.executions})
+    _moments_once(evidence)
+    away = [fault for fault in evidence.faults if fault.target == "database"]
+    _say(evidence, "I6", [text for at, text in evidence.overdue if not any(fault.hits(at, at) for fault in away)])
     _answers_are_good(evidence)
     _say(evidence, "I7", unexplained_tracebacks(evidence.logs, evidence.explained))
-    _say(evidence, "I8", [f"{execution}: {what}" for execution, what in audit])
+    _say(evidence, "I8", records.audit)
 
 
 def _say(evidence: Evidence, name: str, texts: Iterable[str]) -> None:
@@ -122,7 +140,7 @@ def _acknowledged_have_one(evidence: Evidence, found: set[str]) -> None:
         _say(evidence, "I1", [f"{len(unasked)} executions that no caller knows of, for {unacknowledged} open calls"])
 
 
-def _all_have_ended(evidence: Evidence, rows: list[tuple[Any, ...]]) -> None:
+def _all_have_ended(evidence: Evidence, rows: list[tuple[str, bool, str]]) -> None:
     stuck = [(id, state) for id, _, state in rows if state != "ended"]
     evidence.figures.finished, evidence.figures.stuck = len(rows) - len(stuck), len(stuck)
     _say(evidence, "I2", [f"{id} is {state}" for id, state in stuck])
@@ -143,15 +161,16 @@ def _effects_once(evidence: Evidence, steps: dict[str, tuple[str, float | None]]
                 _say(evidence, "I3", [f"{key} was called {call.began - completed:.2f} s after it had finished"])
         for first, second in pairwise(calls):
             evidence.figures.in_flight += 1
+            if second.method == "POST":
+                _say(evidence, "I4", [f"{key} ({first.path}) is a POST and was called again"])
             if not any(_lies_between(fault, first, second) for fault in evidence.faults):
                 gap = second.began - (first.ended or first.began)
                 _say(evidence, "I4", [f"{key} ({first.path}) was called again after {gap:.2f} s and no fault"])
     evidence.figures.in_flight -= evidence.figures.repeated
 
 
-def _moments_once(evidence: Evidence, postgres: Postgres) -> None:
-    for schedules in evidence.schedules:
-        verdict = schedules.judge(postgres)
+def _moments_once(evidence: Evidence) -> None:
+    for verdict in evidence.moments:
         evidence.figures.accepted += verdict.moments
         evidence.figures.lost += verdict.lost
         evidence.figures.repeated += verdict.repeated
@@ -192,20 +211,19 @@ def _is_good(answer: Answer, faults: Sequence[Fault]) -> bool:
     return answer.status == 503 and bool(answer.retry_after) and "database" in hits
 
 
-TRACEBACK = re.compile(r"^.*Traceback \(most recent call last\):.*$", re.MULTILINE)
-LAST_LINE = re.compile(r"^\S.*$", re.MULTILINE)  # after the indented frames
+RECORD = re.compile(
+    r"^(?=\d{4}-\d\d-\d\d \d\d:)", re.MULTILINE
+)  # where a line of the log begins that is no continuation
 
 
 def unexplained_tracebacks(logs: Sequence[str], explained: str) -> list[str]:
-    """The exception and some of the text of each traceback whose exception the pattern `explained` does not match."""
+    """The records with a traceback where the pattern `explained` is neither in its message nor in its exception."""
     found = []
-    for log in logs:
-        for start in TRACEBACK.finditer(log):
-            last = LAST_LINE.search(log, start.end() + 1)
-            text = last.group(0) if last else log[start.start() : start.start() + 500]
-            if not (explained and re.search(explained, text)):
-                before = log.rfind("\n", 0, max(0, start.start() - 1)) + 1
-                found.append(f"{text}   <- {log[before : start.start() + 400]}")
+    for record in (record for log in logs for record in RECORD.split(log) if "Traceback (most recent" in record):
+        lines = [line for line in record.splitlines() if line[:1].strip()]
+        telling = f"{lines[0]}\n{lines[-1]}"
+        if not explained or not re.search(explained, telling):
+            found.append(f"{telling}\n{record[:3000]}")
     return found
 
 
@@ -214,7 +232,7 @@ class LeaseWatch(Thread):
 
     def __init__(self, postgres: Postgres) -> None:
         super().__init__(daemon=True)
-        self.overdue: dict[str, str] = {}
+        self.overdue: list[tuple[float, str]] = []
         self._postgres, self._over = postgres, Event()
 
     def run(self) -> None:
@@ -231,12 +249,12 @@ class LeaseWatch(Thread):
             seen = {(id, fence): seen.get((id, fence), 0) + 1 for id, fence, _ in rows}
             for id, fence, seconds in rows:
                 if seen[id, fence] > 2 * OVERDUE_SECONDS:
-                    self.overdue[id] = f"{id} is worked on, and its lease ran out {seconds:.1f} s ago"
+                    self.overdue.append((time.time(), f"{id} is worked on, and its lease ran out {seconds:.1f} s ago"))
 
-    def close(self) -> list[str]:
+    def close(self) -> list[tuple[float, str]]:
         self._over.set()
         self.join()
-        return list(self.overdue.values())
+        return self.overdue
 
 
 def log_offsets(logs: Iterable[Path]) -> dict[Path, int]:

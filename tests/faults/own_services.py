@@ -97,7 +97,13 @@ class Postgres:
 
     def connect(self, database: str = DATABASE) -> "psycopg.Connection[tuple[Any, ...]]":
         return psycopg.connect(
-            host="127.0.0.1", port=self.port, user="postgres", dbname=database, autocommit=True, connect_timeout=3
+            host="127.0.0.1",
+            port=self.port,
+            user="postgres",
+            dbname=database,
+            autocommit=True,
+            connect_timeout=3,
+            options="-c default_transaction_read_only=off",  # whatever is done to the others
         )
 
     def _answers(self) -> bool:

@@ -11,6 +11,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from threading import Event, Lock, Thread
@@ -24,7 +25,7 @@ from tests.faults.processes import REPOSITORY, Process
 from tests.waiting import wait_until
 from tests.witness import Witness
 
-LEASE_SECONDS = 4
+LEASE_SECONDS = 3
 AUDIT = Path(__file__).with_name("audit.sql")
 # Another package, as pip would leave it, that brings the blocks of `bad_blocks.py`.
 BAD_BLOCKS = {
@@ -75,9 +76,8 @@ class Flow:
 
 
 class Tenant:
-    def __init__(self, server: "Server", token: str) -> None:
-        self.api = Api(server.port, token)
-        self.world_url = server.world.url
+    def __init__(self, port: int, token: str) -> None:
+        self.api = Api(port, token)
         self.flows: list[Flow] = []
 
     def flow(self, listeners: str, head: str = "") -> Flow:
@@ -121,8 +121,11 @@ class Server:
             "BLOX_LEASE_SECONDS": str(LEASE_SECONDS),
             "EMAIL_URL": "dummymail://",
         }
+        self.marks = folder / "marks"  # of `bad_blocks.py`
         self.processes: dict[str, Process] = {}
+        self.ends: list[tuple[str, float]] = []  # which process was found ended, and started again, when
         self._commands: dict[str, tuple[list[str], dict[str, str]]] = {}
+        self._special: set[str] = set()  # the names of those that are not as they are by default
         self._lock = Lock()
         self._over = Event()
         self._keeper = Thread(target=self._keep, daemon=True)
@@ -133,6 +136,7 @@ class Server:
             file = self.folder / "packages" / "bad-1.0.dist-info" / name
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(text)
+        self.marks.mkdir(mode=0o777)
         self.run("manage.py", "migrate", "--verbosity=0")
         self.postgres.execute(AUDIT.read_text())
         self._tokens = json.loads(self.run("-m", "tests.faults.accounts", "60", "20"))
@@ -154,7 +158,13 @@ class Server:
 
     def tenant(self, tier: str = "high_frequency") -> Tenant:
         """One that no experiment has had before."""
-        return Tenant(self, self._tokens[tier].pop())
+        return Tenant(self.port, self._tokens[tier].pop())
+
+    def bad(self, do: str) -> str:
+        """A listener that does what no block should, and marks each time at which it does."""
+        for mark in self.marks.iterdir():
+            mark.unlink()
+        return f"  - {{name: bad, handler: acme.bad, config: {{do: {do}, marks: {self.marks}}}}}\n"
 
     # Processes -------------------------------------------------------------------------------------------------------
     def start(self, name: str, application: str = "", program: Sequence[str] = (), **environment: str) -> Process:
@@ -173,12 +183,14 @@ class Server:
         if role != "web":
             command[command.index("--hostname") + 1] = f"{name}@%h"
         with self._lock:
+            if application or environment:
+                self._special.add(name)
             self._commands[name] = command, self.environment | environment
             return self._launch(name)
 
     def restore(self, *names: str) -> None:
         """Sees to it that these processes run and no others, each as it is by default, and waits until they work."""
-        for name in set(self._commands) - set(names):
+        for name in self._special | (set(self._commands) - set(names)):
             self.drop(name)
         for name in names:
             if name not in self._commands:
@@ -191,15 +203,18 @@ class Server:
 
     def end(self, name: str, *, seconds: float = 40.0) -> int:
         """Ends a process for good, by SIGTERM; its exit status."""
-        with self._lock:
-            del self._commands[name]
+        self._forget(name)
         return self.processes.pop(name).terminate(seconds)
 
     def drop(self, name: str) -> None:
         """Kills a process and does not start it again."""
+        self._forget(name)
+        self.processes.pop(name).kill()
+
+    def _forget(self, name: str) -> None:
         with self._lock:
             del self._commands[name]
-        self.processes.pop(name).kill()
+            self._special.discard(name)
 
     def answers(self) -> bool:
         try:
@@ -228,3 +243,4 @@ class Server:
                     if self.processes[name].exit_status is not None:
                         self.processes[name].kill()  # what is left of its group
                         self._launch(name)
+                        self.ends.append((name, time.time()))

@@ -67,7 +67,7 @@ def test_code_that_does_not_know_a_migration_does_not_notice_it(key: Key) -> Non
 
 
 def some_load(trial: Experiment) -> Any:
-    return trial.load(mixed(trial.tenant()), rate=20)
+    return trial.load(mixed(trial.tenant(), trial.server.world.url), rate=20)
 
 
 @pytest.mark.experiment
