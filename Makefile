@@ -11,7 +11,7 @@ help:
 	@echo "make test          the whole suite; on PostgreSQL and Redis too, where they answer (ARGS='tests/flows -k name')"
 	@echo "make lint          ruff, mypy, import-linter, missing migrations, check --deploy"
 	@echo "make fuzz          a long run of schemathesis over the API"
-	@echo "make faults        kills real processes and looks whether anything was lost"
+	@echo "make faults        kills and stops processes, PostgreSQL and Redis, and looks whether anything was lost (docs/faults.md)"
 	@echo "make bench         how fast a history of a million executions is (bench/README.md says how to read it)"
 	@echo "make requirements  compiles requirements*.in to hash-pinned requirements*.txt"
 	@echo "make clean         removes the virtual environment and the tools' caches; keeps .env and var/"
@@ -40,7 +40,7 @@ fuzz: $(VENV)/installed-dev
 	@BLOX_FUZZ_CASES=$${BLOX_FUZZ_CASES:-500} exec $(PYTHON) -m pytest tests/fuzz $(ARGS)
 
 faults: $(VENV)/installed-dev
-	@exec $(PYTHON) -m pytest -m faults $(ARGS)
+	@BLOX_FAULTS_SCALE=$${BLOX_FAULTS_SCALE:-1} exec $(PYTHON) -m pytest -m "faults or experiment" $(ARGS)
 
 # A scratch database on the PostgreSQL that tests use, made if it is not there; BLOX_BENCH_DATABASE_URL names another.
 bench: $(VENV)/installed-dev

@@ -197,9 +197,9 @@ def lists(bench: Bench) -> None:
 
 
 def _cursor(execution: Execution) -> str:
-    from executions.pagination import _cursor_at
+    from bloxserver.api.long_lists import cursor_at
 
-    return _cursor_at(execution)
+    return cursor_at(execution, "started_at")
 
 
 def prune() -> None:

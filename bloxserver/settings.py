@@ -192,10 +192,10 @@ CORS_EXPOSE_HEADERS = ["X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimi
 REDIS_URL = env.str("REDIS_URL", default="")
 if REDIS_URL:
     CELERY_BROKER_URL = REDIS_URL
-    # A publisher waits for Redis a second at most and tries once; a worker's own reconnecting is not governed by these.
+    # A publisher waits for Redis half a second at most and tries once; a worker's own reconnecting is not governed by these.
     CELERY_BROKER_TRANSPORT_OPTIONS: dict[str, Any] = {
-        "socket_timeout": 1,
-        "socket_connect_timeout": 1,
+        "socket_timeout": 0.5,
+        "socket_connect_timeout": 0.5,
         "max_retries": 0,
     }
 else:
@@ -282,11 +282,13 @@ LOGGING = {
     "filters": {
         "mask_tokens": {"()": "triggers.logs.MaskTokens"},
         "brief": {"()": "bloxserver.core.logs.Brief"},
+        "without_trace": {"()": "bloxserver.core.logs.WithoutTrace"},
     },
     "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line", "filters": ["mask_tokens"]}},
     "root": {"handlers": ["console"], "level": env.str("LOG_LEVEL", default="INFO")},
     "loggers": {
         "django": {"handlers": [], "level": "INFO"},  # without Django's own console, which knows no filter of ours
+        "django.security.DisallowedHost": {"filters": ["without_trace"]},
         "httpx2": {"level": "WARNING"},
         "httpcore2": {"level": "WARNING"},
         # A line for every tick and every bell.

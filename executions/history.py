@@ -68,9 +68,10 @@ def _prune_flow(flow: Flow, pruned: Pruned, stop_at: float | None) -> None:
         pruned.executions += deleted
         if not deleted:
             break
-    if not Execution.objects.filter(flow=flow).exists():
-        erase_flow(flow=flow)
-        pruned.flows += 1
+    while not _is_over(stop_at, pruned):
+        if erase_flow(flow=flow):
+            pruned.flows += 1
+            break
 
 
 def _of_flow(flow: Flow) -> ExecutionQuerySet:

@@ -1,31 +1,19 @@
 """One page of a history that may be very long, and how many there are: each at a bounded cost (decision 0002)."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 from uuid import UUID
 
 from django.db.models import Q
 
+from bloxserver.api.long_lists import Page, Total, count_some, page_of
 from executions import tally
 from executions.models import Execution, ExecutionStatus
 from executions.querysets import ExecutionQuerySet
 from executions.wanted import Wanted
 
-COUNTED = 10_000  # rows that are counted one by one at most
 READ = 10_000  # rows that are read for a filter that no index serves
 READ_FOR_SEARCH = 1_000  # the same, where each one's input has to be read too
-
-
-@dataclass(frozen=True, slots=True)
-class Page:
-    items: list[Execution]
-    has_more: bool
-    last: Execution | None  # the page goes as far as this one, which need not be among the items
-
-
-@dataclass(frozen=True, slots=True)
-class Total:
-    count: int
-    is_exact: bool  # False: there are at least so many
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,14 +23,13 @@ class History:
     rows: ExecutionQuerySet
     wanted: Wanted
     user_id: UUID
+    moment: ClassVar[str] = "started_at"
 
     def page(self, *, after: Q | None, start: int, size: int) -> Page:
         """`size` executions from the place `start` on, counted from the newest, or from what comes `after`."""
         found, horizon = self._within_reach(after)
-        items = list(found[start : start + size + 1])
-        if len(items) > size:
-            return Page(items[:size], True, items[size - 1])
-        return Page(items, horizon is not None, horizon)
+        page = page_of(found, start=start, size=size)
+        return page if page.has_more else Page(page.items, horizon is not None, horizon)
 
     def total(self) -> Total:
         """How many are wanted: from the counters where only flow and status are asked for, else counted up to a bound."""
@@ -50,10 +37,8 @@ class History:
         if not (wanted.is_scanning or wanted.since or wanted.until):
             return Total(self._tallied(), True)
         found, horizon = self._within_reach(None)
-        count = found[
-            : COUNTED + 1
-        ].count()  # in the list's order: without, PostgreSQL may read the table to find so few
-        return Total(min(count, COUNTED), count <= COUNTED and horizon is None)
+        total = count_some(found)
+        return Total(total.count, total.is_exact and horizon is None)
 
     def _within_reach(self, after: Q | None) -> tuple[ExecutionQuerySet, Execution | None]:
         """The wanted rows, and the one as far as which they reach when not all could be looked at."""

@@ -1,4 +1,5 @@
-"""`make test`: the whole suite on SQLite and the filesystem broker, then on PostgreSQL and Redis where they answer.
+"""`make test`: the whole suite on SQLite and the filesystem broker, then on PostgreSQL and Redis where they answer, then the
+short form of the experiments, which bring services of their own.
 
 Arguments go to pytest. A service named in `BLOX_TEST_REQUIRE_SERVICES` ("PostgreSQL Redis") that cannot be used is a failure.
 """
@@ -7,6 +8,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 
 from tests import services
 
@@ -14,19 +16,43 @@ WORKERS = min(os.cpu_count() or 1, 8)
 NO_TESTS = 5  # pytest's exit status
 # What starts servers and kills them wants the machine for itself.
 ALONE = "processes or faults"
+EXPERIMENTS = "experiment"
+
+
+@dataclass(frozen=True)
+class Result:
+    name: str
+    seconds: float
+    statuses: set[int]  # pytest's
+
+    @property
+    def passed(self) -> bool:
+        return self.statuses <= {0, NO_TESTS}
+
+    def __str__(self) -> str:
+        word = "no tests" if self.statuses == {NO_TESTS} else "passed" if self.passed else "FAILED"
+        return f"{self.name}: {word}, {self.seconds:.0f} s"
 
 
 def pytest(arguments: list[str], environment: dict[str, str]) -> int:
     return subprocess.call([sys.executable, "-m", "pytest", "-q", *arguments], env=os.environ | environment)
 
 
-def run_suite(name: str, arguments: list[str], environment: dict[str, str]) -> tuple[bool, str]:
+def run_suite(name: str, arguments: list[str], environment: dict[str, str]) -> Result:
     print(f"\n== On {name} ==", flush=True)
     started = time.monotonic()
-    together = pytest(["-m", f"not ({ALONE})", "-n", str(WORKERS), "--dist", "loadfile", *arguments], environment)
+    others = ["-m", f"not ({ALONE} or {EXPERIMENTS})", "-n", str(WORKERS), "--dist", "loadfile"]
+    together = pytest([*others, *arguments], environment)
     alone = pytest(["-m", ALONE, *arguments], environment)
-    passed = {together, alone} <= {0, NO_TESTS} and 0 in {together, alone}
-    return passed, f"{name}: {'passed' if passed else 'FAILED'}, {time.monotonic() - started:.0f} s"
+    return Result(name, time.monotonic() - started, {together, alone})
+
+
+def run_experiments(arguments: list[str]) -> Result:
+    name = "Experiments, on services of their own"
+    print(f"\n== {name} ==", flush=True)
+    started = time.monotonic()
+    status = pytest(["-m", EXPERIMENTS, *arguments], {"BLOX_TEST_DATABASE_URL": "", "BLOX_TEST_REDIS_URL": ""})
+    return Result(name, time.monotonic() - started, {status})
 
 
 def main(arguments: list[str]) -> int:
@@ -37,17 +63,19 @@ def main(arguments: list[str]) -> int:
     if usable:
         with_services = {"BLOX_TEST_DATABASE_URL": found[0].url, "BLOX_TEST_REDIS_URL": found[1].url}
         results.append(run_suite(" and ".join(service.name for service in usable), arguments, with_services))
+    results.append(run_experiments(arguments))
 
     print("\n== Summary ==")
-    for _, line in results:
-        print(line)
+    for each in results:
+        print(each)
     missing = [service for service in found if not service.url]
     for service in missing:
         print(f"Not run on {service.name}: {service.message}")
     required = set(os.environ.get("BLOX_TEST_REQUIRE_SERVICES", "").split()) & {service.name for service in missing}
     for name in sorted(required):
         print(f"That is a failure: {name} is installed here.")
-    return int(bool(required) or not all(passed for passed, _ in results))
+    ran = any(0 in each.statuses for each in results)
+    return int(bool(required) or not ran or not all(each.passed for each in results))
 
 
 if __name__ == "__main__":

@@ -23,9 +23,9 @@ from rest_framework.test import APIClient
 
 from accounts.models import Tier, User
 from accounts.services import create_access_token
+from bloxserver.api.long_lists import cursor_at
 from executions.bulk.models import BulkOperation
 from executions.models import Approval, Execution
-from executions.pagination import _cursor_at as cursor_at
 from executions.tickets import issue_ticket
 from flows.services import create_flow, set_secret, set_variable, start_flow
 from tests.executions.factories import NOON, make_execution, make_step
@@ -73,7 +73,7 @@ def flow_of(owner: "Belongings | None") -> str:
 def cursor_of(owner: "Belongings | None") -> str:
     """The place of the execution in the list; nobody's is at the same moment."""
     execution = Execution(started_at=NOON, pk=owner.execution.pk if owner else uuid.UUID(int=0))
-    return cursor_at(execution)
+    return cursor_at(execution, "started_at")
 
 
 YAML = ORGANISM.format(name="sent", listener="sent", value="1")
@@ -127,9 +127,9 @@ ROUTES: dict[str, Route] = {
     TRIGGER: Route(bodies={"PATCH": {"enabled": False}}),
     f"{TRIGGER}/regenerate-token": Route(),
     f"{TRIGGER}/fire": Route(bodies={"POST": {"payload": 1}}),
-    f"{TRIGGER}/deliveries": Route(),
+    f"{TRIGGER}/deliveries": Route(query={"cursor": cursor_of}),
     f"{TRIGGER}/deliveries/<uuid:delivery_id>/replay": Route(),
-    f"{TRIGGER}/moments": Route(),
+    f"{TRIGGER}/moments": Route(query={"cursor": cursor_of}),
 }
 # Open to all: they show nobody's rows, or those of whoever the secret in the path or the signature names.
 PUBLIC = {
@@ -397,7 +397,7 @@ listeners:
 
 @pytest.mark.django_db(transaction=True)
 def test_a_flow_cannot_call_a_strangers_flow(cast: Cast, drain: Callable[[], None]) -> None:
-    """The one place where a body names a row: `call_flow`, by id or by name."""
+    """By id or by name. Of bodies that name rows, `test_ids_in_bodies.py` asks."""
     hers, his = cast
     caller = create_flow(owner=his.user, name="caller", organism_yaml=CALLER)
     bob, url = as_user(his.user), f"/api/v1/flows/{caller.pk}/executions"

@@ -23,6 +23,7 @@ MAX_LENGTH = 100  # characters; a real expression has about twenty
 MAX_JITTER = 3600  # seconds
 ZERO, HOUR = timedelta(0), timedelta(hours=1)
 QUARTER = 900  # seconds
+FIELDS = {"minute": 60, "hour": 24, "day of month": 31, "month": 12, "day of week": 7}  # and how many values each has
 ALIASES = {
     "@hourly": "0 * * * *",
     "@daily": "0 0 * * *",
@@ -128,7 +129,7 @@ def parse_cron(cron: str) -> str:
     fields = text.split()
     if len(fields) != 5:
         raise ValueError(
-            f"A cron expression has five fields (minute, hour, day of month, month, day of week); this one has {len(fields)}."
+            f"A cron expression has five fields ({', '.join(FIELDS)}); this one has {len(fields)}."
             + (" Seconds are not supported." if len(fields) == 6 else "")
         )
     try:
@@ -138,7 +139,17 @@ def parse_cron(cron: str) -> str:
         raise ValueError(f'{error}: "{text}" is not a cron expression that ever fires.') from None
     except StopIteration:
         raise ValueError(f'"{text}" never fires: no date matches it.') from None
+    _check_steps(fields)
     return text
+
+
+def _check_steps(fields: list[str]) -> None:
+    """`*/90` as minutes would be every hour, at minute 0, and not what it says. Raises `ValueError`."""
+    for field, (name, values) in zip(fields, FIELDS.items(), strict=True):
+        for term in field.split(","):
+            step = term.partition("/")[2]
+            if step and int(step) > values:
+                raise ValueError(f'"{term}" as the {name} steps over all its values: a step is at most {values} there.')
 
 
 def parse_zone(name: str) -> tzinfo:

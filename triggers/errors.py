@@ -78,11 +78,6 @@ class BodyTooLarge(DomainError):
     status = 413
 
 
-class EncodedBody(DomainError):
-    code = "unsupported_content_encoding"
-    status = 415
-
-
 class ExecutionFailed(DomainError):
     code = "execution_failed"
     status = 502

@@ -14,6 +14,7 @@ from rest_framework.exceptions import Throttled
 
 from billing.services import api_requests_per_minute, limits_of
 from bloxserver.api.errors import ApiError, api_error_of, error_response
+from bloxserver.api.parsers import refuse_encoded
 from bloxserver.api.throttling import client_address, limiter
 from bloxserver.core import json_text
 from bloxserver.core.batching import Batcher
@@ -24,7 +25,7 @@ from executions.services import wait_for_end
 from flows.models import Flow
 from triggers import bodies, replies
 from triggers.config import WebhookConfig, read_config
-from triggers.errors import BodyTooLarge, EncodedBody, MethodNotAllowed, UnreadableBody
+from triggers.errors import BodyTooLarge, MethodNotAllowed, UnreadableBody
 from triggers.models import Trigger
 from triggers.services import (
     Acceptance,
@@ -223,8 +224,7 @@ def _refuse(incoming: _Incoming, exception: Exception) -> HttpResponse:
 
 def _body(request: HttpRequest) -> bytes:
     """The raw body. Raises `EncodedBody` (415) and `BodyTooLarge` (413), the latter before it has been read."""
-    if request.headers.get("Content-Encoding", "identity").strip().lower() not in ("", "identity"):
-        raise EncodedBody("A body with a Content-Encoding is not read here; send it uncompressed.")
+    refuse_encoded(request.headers)
     limit, length = settings.WEBHOOK_MAX_BYTES, _content_length(request)
     if length is None:
         raise UnreadableBody("The Content-Length header is not a number.")

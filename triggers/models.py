@@ -12,7 +12,7 @@ from bloxserver.core.crypto import decrypt
 from bloxserver.core.ids import new_id
 from executions.models import TriggerType
 from flows.models import Flow
-from triggers.querysets import DeliveryQuerySet, MomentQuerySet, TriggerQuerySet
+from triggers.querysets import DeliveryQuerySet, MomentQuerySet, TriggerManager, TriggerQuerySet
 
 
 class Trigger(models.Model):
@@ -33,8 +33,12 @@ class Trigger(models.Model):
     )
     created_at = models.DateTimeField("created", default=timezone.now, editable=False)
     ledgers_pruned_at = models.DateTimeField(null=True, editable=False, help_text="When its old ledger rows last went.")
+    deleted_at = models.DateTimeField(
+        null=True, blank=True, editable=False, help_text="It is gone for everybody; its long ledgers still have to go."
+    )
 
-    objects: ClassVar[TriggerQuerySet] = TriggerQuerySet.as_manager()  # type: ignore[assignment]
+    objects: ClassVar[TriggerQuerySet] = TriggerManager()
+    with_deleted: ClassVar[TriggerQuerySet] = TriggerQuerySet.as_manager()  # type: ignore[assignment]
     owner_path = "flow__user"
 
     class Meta:
@@ -55,6 +59,8 @@ class Trigger(models.Model):
             ),  # the tick
             models.Index(fields=["flow", "created_at"], name="trigger_by_flow"),  # GET /flows/{id}/triggers
             models.Index(fields=["ledgers_pruned_at"], name="trigger_pruned"),  # whose turn it is in prune_ledgers
+            # What `prune_ledgers` has to clear away.
+            models.Index(fields=["deleted_at"], name="trigger_deleted", condition=Q(deleted_at__isnull=False)),
         ]
         ordering = ["created_at", "id"]
 
@@ -155,6 +161,11 @@ class Delivery(models.Model):
         ]
         indexes = [
             models.Index(fields=["trigger", "-received_at", "-id"], name="delivery_list"),  # its list; prune_ledgers
+            models.Index(  # its list by verdict; one that is accepted pays nothing for it
+                fields=["trigger", "verdict", "-received_at", "-id"],
+                name="delivery_refused",
+                condition=~Q(verdict="accepted"),
+            ),
             models.Index(fields=["received_at"], name="delivery_held", condition=Q(held=True)),  # release_deliveries
         ]
         ordering = ["-received_at", "-id"]
@@ -210,6 +221,11 @@ class Moment(models.Model):
                 condition=Q(outcome__in=("fired", "caught_up"), execution_id__isnull=False)
                 | Q(outcome__in=("skipped", "missed", "refused"), execution_id=None),
                 name="moment_fired_has_execution",
+            ),
+        ]
+        indexes = [
+            models.Index(  # its list by outcome; one that is fired pays nothing for it
+                fields=["trigger", "outcome", "-moment"], name="moment_not_fired", condition=~Q(outcome="fired")
             ),
         ]
         ordering = ["-moment"]

@@ -3,6 +3,7 @@
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
+from django.db import models
 from django.db.models import QuerySet
 
 from flows.querysets import OwnedQuerySet
@@ -26,6 +27,13 @@ class TriggerQuerySet(OwnedQuerySet["Trigger"]):
     def with_flow(self) -> Self:
         """With the flow and its owner, without the flow's YAML and canvas, which a firing never reads."""
         return self.select_related("flow__user").defer("flow__organism_yaml", "flow__canvas_state", "flow__description")
+
+
+class TriggerManager(models.Manager.from_queryset(TriggerQuerySet)):  # type: ignore[misc]
+    """All triggers but those that are deleted, and whose ledgers are still being cleared away."""
+
+    def get_queryset(self) -> TriggerQuerySet:
+        return super().get_queryset().filter(deleted_at=None)
 
 
 class DeliveryQuerySet(OwnedQuerySet["Delivery"]):

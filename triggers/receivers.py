@@ -8,7 +8,6 @@ from django.utils import timezone
 from flows.models import Flow
 from flows.signals import flow_deleted, flow_exported, flow_imported, flow_started, flow_stopped
 from triggers import services
-from triggers.models import Trigger
 
 
 @receiver(flow_started)
@@ -22,8 +21,8 @@ def disarm(sender: type[Flow], flow: Flow, **kwargs: Any) -> None:
 
 
 @receiver(flow_deleted)
-def delete_triggers(sender: type[Flow], flow: Flow, **kwargs: Any) -> None:
-    Trigger.objects.filter(flow=flow).delete()
+def delete_triggers(sender: type[Flow], flow: Flow, **kwargs: Any) -> bool:
+    return services.delete_triggers_of(flow=flow, now=timezone.now())
 
 
 @receiver(flow_imported)

@@ -1,6 +1,6 @@
 """The API of a flow's triggers."""
 
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 from uuid import UUID
 
 from django.shortcuts import get_object_or_404
@@ -10,6 +10,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from accounts.models import User
+from bloxserver.api.long_lists import CursorPagination, LongTable
 from bloxserver.api.schema import api_error
 from bloxserver.api.views import TenantViewSet
 from executions.serializers import ExecutionSerializer
@@ -68,7 +69,7 @@ class TriggerViewSet(FlowChildMixin, TenantViewSet):
     @extend_schema(operation_id="deleteTrigger", responses={204: None})
     def destroy(self, request: Request, flow_id: UUID, trigger_id: UUID) -> Response:
         """Executions that it made stay."""
-        services.delete_trigger(trigger=self.get_object())
+        services.delete_trigger(trigger=self.get_object(), now=timezone.now())
         return Response(status=204)
 
     @extend_schema(
@@ -103,6 +104,9 @@ class TriggerViewSet(FlowChildMixin, TenantViewSet):
 class LedgerViewSet(FlowChildMixin, TenantViewSet):
     """The rows of one trigger; a trigger that is not that flow's, or that flow not the caller's, is 404."""
 
+    pagination_class = CursorPagination
+    moment: ClassVar[str]  # the field that they are listed by
+
     def get_queryset(self) -> Any:
         rows = super().get_queryset()
         if getattr(self, "swagger_fake_view", False):
@@ -112,11 +116,13 @@ class LedgerViewSet(FlowChildMixin, TenantViewSet):
         return rows.filter(trigger=trigger)
 
     def answer_page(self, rows: Any) -> Response:
-        return self.get_paginated_response(self.get_serializer(self.paginate_queryset(rows), many=True).data)
+        table: Any = LongTable(rows, self.moment)
+        return self.get_paginated_response(self.get_serializer(self.paginate_queryset(table), many=True).data)
 
 
 class DeliveryViewSet(LedgerViewSet):
     queryset = Delivery.objects.without_request()
+    moment = "received_at"
     serializer_class = serializers.DeliverySerializer
     lookup_url_kwarg = "delivery_id"
 
@@ -152,6 +158,7 @@ class DeliveryViewSet(LedgerViewSet):
 
 class MomentViewSet(LedgerViewSet):
     queryset = Moment.objects.all()
+    moment = "moment"
     serializer_class = serializers.MomentSerializer
 
     @extend_schema(

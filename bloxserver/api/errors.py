@@ -7,7 +7,6 @@ from math import ceil
 from typing import Any
 
 from django.core import exceptions as django_exceptions
-from django.db import InterfaceError, OperationalError
 from django.http import Http404, HttpRequest, HttpResponse, UnreadablePostError
 from django.http.multipartparser import MultiPartParserError
 from django.http.response import HttpResponseBase
@@ -19,6 +18,7 @@ from rest_framework.fields import get_error_detail
 from rest_framework.response import Response
 
 from bloxserver.api.renderers import render
+from bloxserver.core.database import is_away
 from bloxserver.core.errors import DomainError
 
 logger = logging.getLogger(__name__)
@@ -43,6 +43,12 @@ class PayloadTooLarge(exceptions.APIException):
     status_code = status.HTTP_413_REQUEST_ENTITY_TOO_LARGE
     default_detail = "The body is too large."
     default_code = "payload_too_large"
+
+
+class EncodedBody(exceptions.APIException):
+    status_code = status.HTTP_415_UNSUPPORTED_MEDIA_TYPE
+    default_detail = "A body with a Content-Encoding is not read here; send it uncompressed."
+    default_code = "unsupported_content_encoding"
 
 
 class UnreadableBody(exceptions.APIException):
@@ -96,7 +102,7 @@ def api_error_of(exc: Exception, request: Any = None) -> ApiError:
             return ApiError(400, "bad_request", f"The request cannot be read: {exc}"[:500])
         case UnreadablePostError():
             return ApiError(400, UnreadableBody.default_code, UnreadableBody.default_detail)
-        case OperationalError() | InterfaceError():
+        case _ if is_away(exc):
             logger.error("The database did not answer", exc_info=exc)
             retry = {"Retry-After": str(DATABASE_RETRY_SECONDS)}
             return ApiError(503, "database_unavailable", "The database did not answer: try again.", headers=retry)

@@ -10,7 +10,7 @@ from djangorestframework_camel_case.util import underscoreize
 from rest_framework.parsers import BaseParser
 
 from bloxserver.api import strict_json
-from bloxserver.api.errors import InvalidJSON, PayloadTooLarge, UnreadableBody
+from bloxserver.api.errors import EncodedBody, InvalidJSON, PayloadTooLarge, UnreadableBody
 
 
 class StrictCamelCaseJSONParser(BaseParser):
@@ -21,6 +21,8 @@ class StrictCamelCaseJSONParser(BaseParser):
     def parse(
         self, stream: IO[Any], media_type: str | None = None, parser_context: Mapping[str, Any] | None = None
     ) -> dict[str, Any]:
+        if parser_context is not None:
+            refuse_encoded(parser_context["request"].headers)
         try:
             data = strict_json.loads(_read(stream))
         except strict_json.StrictJSONError as error:
@@ -28,6 +30,12 @@ class StrictCamelCaseJSONParser(BaseParser):
         if not isinstance(data, dict):
             raise InvalidJSON("The body must be a JSON object: {...}.")
         return underscoreize(data, **camel_case_settings.JSON_UNDERSCOREIZE)
+
+
+def refuse_encoded(headers: Mapping[str, str]) -> None:
+    """Raises `EncodedBody` (415) for a body that is compressed."""
+    if headers.get("Content-Encoding", "identity").strip().lower() not in ("", "identity"):
+        raise EncodedBody
 
 
 def _read(stream: IO[Any]) -> bytes:

@@ -16,7 +16,7 @@ ERRORS = {
     406: "`Accept` allows nothing that is answered here.",
     408: "The body did not come in within 30 seconds.",
     413: "The body is too large.",
-    415: "The body is not of a content type that is read here.",
+    415: "The body is not of a content type that is read here, or has a Content-Encoding.",
     429: "Too many requests: wait `Retry-After` seconds.",
     500: "The server failed. It has been logged.",
     503: "A part of the server is away: wait `Retry-After` seconds.",

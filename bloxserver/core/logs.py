@@ -1,4 +1,4 @@
-"""What keeps a log readable while a part of the server is away."""
+"""What keeps a log readable: while a part of the server is away, and while strangers try things."""
 
 import logging
 import time
@@ -20,4 +20,12 @@ class Brief(logging.Filter):
             return False
         self._last = time.monotonic()
         record.msg, record.args, record.exc_info = record.getMessage().split("\n", 1)[0], (), None
+        return True
+
+
+class WithoutTrace(logging.Filter):
+    """The line alone, where the stack trace is the same each time and anybody can bring it about."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.exc_info = None
         return True

@@ -165,11 +165,12 @@ class LeaseKeeper(Thread):
         renew_at = time.monotonic() + RENEW_EVERY_SECONDS
         while not self._done.wait(LOOK_EVERY_SECONDS):
             renewing = time.monotonic() >= renew_at
-            renew_at += RENEW_EVERY_SECONDS if renewing else 0.0
             try:
                 self._look(renewing=renewing)
+                if renewing:
+                    renew_at = time.monotonic() + RENEW_EVERY_SECONDS
             except (DatabaseError, InterfaceError):
-                # The database is away: leases run out, and every later write is refused by its fence.
+                # The database is away: a lease that runs out meanwhile may go to another, whose fence refuses us then.
                 connection.close()
             except Exception:
                 logger.exception("The lease keeper has a fault")  # it must live: its runs would lose their leases

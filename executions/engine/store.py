@@ -15,10 +15,13 @@ from functools import partial
 from typing import Any, TypeVar
 from uuid import UUID
 
-from django.db import DatabaseError, InterfaceError, OperationalError, connection, transaction
+from django.db import DatabaseError, InterfaceError, connection, transaction
+from django.db.models import Q
+from django.db.models.functions import Now
 from django.utils import timezone
 
 from bloxserver.core import json_text
+from bloxserver.core.database import is_away
 from bloxserver.core.errors import DomainError
 from executions import endings, events
 from executions.endings import Ending
@@ -139,7 +142,9 @@ def patiently(fn: Callable[[], T], *, seconds: float = LEASE.total_seconds()) ->
     while True:
         try:
             return fn()
-        except (OperationalError, InterfaceError) as error:
+        except (DatabaseError, InterfaceError) as error:
+            if not is_away(error):
+                raise
             connection.close()
             if time.monotonic() + pause > give_up_at:
                 logger.warning("The database has been away for %.1f s: %s", seconds, error)
@@ -189,14 +194,23 @@ def write(changes: list[Change]) -> list[Any]:
 
 
 def _lock_held(changes: list[Change]) -> dict[tuple[UUID, int], Execution]:
-    """The rows that are being worked on, by id and fence, locked in the order of their keys."""
+    """The rows that are being worked on, by id and fence, locked in the order of their keys.
+
+    Who writes is alive: a lease that is about to run out is renewed, so that no effect begins under one that has. (It has
+    after the database was away for its length, if no sweeper was there before us.)
+    """
     rows = (
         Execution.objects.select_for_update(of=("self",))
         .filter(pk__in=[change.execution_id for change in changes], state=State.WORKING)
         .order_by("pk")
         .only("pk", "fence", "cancel_requested_at", "cancel_reason")
+        .annotate(is_late=Q(lease_until__lt=Now() + LEASE / 2))
     )
-    return {(row.pk, row.fence): row for row in rows}
+    held = {(row.pk, row.fence): row for row in rows}
+    ours = [(change.execution_id, change.fence) for change in changes]
+    if late := [key[0] for key in ours if key in held and held[key].is_late]:  # type: ignore[attr-defined]
+        Execution.objects.filter(pk__in=late).update(lease_until=Now() + LEASE)
+    return held
 
 
 def _after(tell: Callable[[], None]) -> None:
@@ -220,11 +234,11 @@ def _run_transaction(change: Change) -> Any:
         with transaction.atomic():
             value = change.transaction.run()
             entry.value = json_text.dumps(value)
-    except (OperationalError, InterfaceError):
-        raise
     except (BlockError, DomainError) as error:
         return error
     except BaseException as error:  # another package's code: it must not end the database thread
+        if is_away(error):
+            raise
         crash = RuntimeError(f"The transaction crashed: {error!r}")
         crash.__cause__ = error
         return crash

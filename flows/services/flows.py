@@ -87,10 +87,16 @@ def _bury(locked: Flow) -> None:
     )
 
 
-def erase_flow(*, flow: Flow) -> None:
-    """Delete the row and the versions of a flow that `delete_flow` left for its long history, which is gone now."""
+def erase_flow(*, flow: Flow) -> bool:
+    """Delete some more of a flow that `delete_flow` left for its long history, in the end itself; whether it is gone."""
     with transaction.atomic():
-        Flow.with_deleted.filter(pk=flow.pk, deleted_at__isnull=False).delete()
+        buried = Flow.with_deleted.select_for_update(of=("self",)).filter(pk=flow.pk, deleted_at__isnull=False).first()
+        if buried is None:
+            return True
+        if any(left for _, left in flow_deleted.send(sender=Flow, flow=buried)):
+            return False
+        buried.delete()
+    return True
 
 
 def duplicate_flow(*, flow: Flow, name: str | None = None) -> Flow:

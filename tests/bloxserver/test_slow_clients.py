@@ -104,6 +104,17 @@ def test_a_body_that_comes_in_pieces_is_put_together(port: int, webhook: str, he
     assert answer_of(connection)[0] == 202
 
 
+@pytest.mark.parametrize(
+    "head", [b"Content-Length: 12\r\n\r\nhalf", CHUNKED + b"4\r\nhalf\r\n", CHUNKED + b"4\r\nhalf\r\n8\r\nof"]
+)
+def test_a_body_that_breaks_off_is_not_taken_for_a_whole_one(port: int, webhook: str, head: bytes) -> None:
+    connection = send(port, b"Connection: close\r\nContent-Type: text/plain\r\n" + head, webhook)
+    time.sleep(0.2)
+    connection.shutdown(socket.SHUT_WR)
+    status, body = answer_of(connection)
+    assert (status, body["code"]) == (400, "unreadable_body")
+
+
 def test_an_answer_that_is_streamed_comes_whole(port: int) -> None:
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/static/admin/css/base.css", timeout=10) as answer:
         assert answer.read() == Path(str(finders.find("admin/css/base.css"))).read_bytes()

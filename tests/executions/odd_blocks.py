@@ -1,10 +1,8 @@
 """A block of another package that does, by its config, what no block should."""
 
 import asyncio
-import time
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any, ClassVar
 
 from flows.blocks.base import JSON, Block, BlockConfig, BlockError, Context, Effects, Output
@@ -98,13 +96,6 @@ class Odd(Block):
             except asyncio.CancelledError:
                 continue
         return "done"
-
-    async def _block_the_loop_once(self, ctx: Context, config: OddConfig, payload: JSON) -> JSON:
-        mark = Path(payload)
-        if not mark.exists():
-            mark.touch()
-            time.sleep(3600)
-        return "in the end"
 
     async def _sleep(self, ctx: Context, config: OddConfig, payload: JSON) -> JSON:
         await asyncio.sleep(config.seconds)

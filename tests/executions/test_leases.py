@@ -16,6 +16,7 @@ from executions.engine.store import Change, LeaseLost, write
 from executions.engine.sweeper import sweep
 from executions.models import Execution, ExecutionStatus, State, Step, StepStatus
 from tests.executions.flows import run, start
+from tests.waiting import wait_until
 from tests.witness import Witness
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -91,7 +92,22 @@ def test_an_effect_under_way_is_repeated_when_it_may_be(api: APIClient, drain: D
     drain()
     execution.refresh_from_db()
     assert execution.status == "success"
-    assert [key for _, _, key in world.calls] == [f"{execution.pk}:{execution.steps.get().key}"]
+    assert [call.key for call in world.calls] == [f"{execution.pk}:{execution.steps.get().key}"]
+
+
+def test_no_effect_begins_under_a_lease_that_has_run_out(api: APIClient, drain: Drain, world: Witness) -> None:
+    one = f'  - {{name: one, handler: blox.http, config: {{url: "{world.url}/slow?s=0.5"}}, peers: [two]}}\n'
+    two = f'  - {{name: two, handler: blox.http, config: {{url: "{world.url}/slow?s=0.6"}}}}\n'
+    execution = run(api, start(api, one + two))
+    worker = threading.Thread(target=drain)
+    worker.start()
+    wait_until(lambda: len(world.calls) == 1)
+    expire(execution)  # as it has when the database was away for so long
+    wait_until(lambda: len(world.calls) == 2)
+    sweep()
+    worker.join()
+    execution.refresh_from_db()
+    assert (execution.status, execution.claim_alone, len(world.calls)) == ("success", False, 2)
 
 
 def test_a_hung_execution_is_ended_though_its_worker_renews_the_lease(api: APIClient) -> None:

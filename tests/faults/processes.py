@@ -1,32 +1,51 @@
-"""Real worker processes, on the test's own database and broker, that a test may kill."""
+"""Real processes that a test may kill, freeze and thaw; and a worker on the test's own database and broker."""
 
 import os
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from django.conf import settings
 from django.db import connection
 
+from bloxserver.core.supervisor import die_with_parent
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
 
 class Process:
-    def __init__(self, *arguments: str, **environment: str) -> None:
-        self.log = tempfile.NamedTemporaryFile(mode="w+", suffix=".log")  # noqa: SIM115 - lives as long as the process
-        self._popen = subprocess.Popen(
-            [sys.executable, *arguments],
-            env={**os.environ, "DATABASE_URL": _database_url(), **environment},
-            stdout=self.log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+    """A process with all that it starts, as one group. Its output is added to the file `log`."""
+
+    def __init__(self, command: list[str], environment: Mapping[str, str], log: Path) -> None:
+        self.log = log
+        with open(log, "ab") as file:
+            self._popen = subprocess.Popen(
+                command,
+                cwd=REPOSITORY,
+                env=environment,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                preexec_fn=partial(die_with_parent, signal.SIGKILL),
+            )
+
+    @property
+    def pid(self) -> int:
+        return self._popen.pid
+
+    @property
+    def exit_status(self) -> int | None:
+        return self._popen.poll()
 
     def signal_group(self, number: int) -> None:
-        if self._popen.poll() is None:
-            os.killpg(self._popen.pid, number)
+        with suppress(ProcessLookupError):
+            os.killpg(self.pid, number)
 
     def kill(self) -> None:
         self.signal_group(signal.SIGKILL)
@@ -37,10 +56,26 @@ class Process:
         self._popen.terminate()
         return self._popen.wait(timeout=seconds)
 
+    def group(self) -> list[int]:
+        """The pids of the group, the leader first: it is the oldest."""
+        found = []
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                with suppress(OSError):
+                    if os.getpgid(int(entry.name)) == self.pid:
+                        found.append(int(entry.name))
+        return sorted(found)
+
     def output(self) -> str:
-        self.log.flush()
-        with open(self.log.name) as file:
-            return file.read()
+        return self.log.read_text(errors="replace")
+
+
+def resident_bytes(pid: int) -> int:
+    """The memory that the process holds now; 0 when there is none."""
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0
 
 
 def _database_url() -> str:
@@ -55,15 +90,19 @@ def _database_url() -> str:
 @contextmanager
 def worker(**environment: str) -> Iterator[Process]:
     environment = {
+        **os.environ,
+        "DATABASE_URL": _database_url(),
         "DJANGO_SETTINGS_MODULE": "bloxserver.settings",
         "BLOX_LEASE_SECONDS": "3",
         "BLOX_HTTP_ALLOW": ",".join(settings.BLOX_HTTP_ALLOW),
         "REDIS_URL": settings.REDIS_URL,
         **environment,
     }
-    arguments = ["-m", "celery", "-A", "bloxserver", "worker", "-Q", "executions", "-P", "prefork", "-c", "1"]
-    process = Process(*arguments, "--without-gossip", "--without-mingle", **environment)
-    try:
-        yield process
-    finally:
-        process.kill()
+    command = [sys.executable, "-m", "celery", "-A", "bloxserver", "worker", "-Q", "executions", "-P", "prefork"]
+    with tempfile.TemporaryDirectory() as folder:
+        log = Path(folder) / "worker.log"
+        process = Process([*command, "-c", "1", "--without-gossip", "--without-mingle"], environment, log)
+        try:
+            yield process
+        finally:
+            process.kill()

@@ -34,23 +34,6 @@ def all_ended() -> bool:
     return not Execution.objects.exclude(state=State.ENDED).exists()
 
 
-def test_a_killed_workers_executions_finish_in_another_and_no_finished_effect_runs_twice(
-    api: APIClient, world: Witness
-) -> None:
-    flow = start(api, LISTENERS.format(url=world.url))
-    with worker() as doomed:
-        executions = [run(api, flow) for _ in range(10)]
-        wait_until(lambda: sum("slow" in path for path in world.paths()) == 10)
-        doomed.kill()
-    with worker():
-        sweep_until(all_ended)
-    assert {execution.status for execution in Execution.objects.all()} == {"success"}, doomed.output()
-    by_path = {key: count for key, count in world.by_key().items() if count > 1}
-    steps = {f"{step.execution_id}:{step.key}": step.listener for e in executions for step in e.steps.all()}
-    assert {steps[key] for key in by_path} <= {"two"}  # only the step that was under way, which may be repeated
-    assert all(count == 2 for count in by_path.values())
-
-
 def test_sigterm_lets_steps_end_and_hands_the_rest_back(api: APIClient, world: Witness) -> None:
     flow = start(api, LISTENERS.format(url=world.url))
     with worker() as leaving:

@@ -1,13 +1,11 @@
 """The days with 23 and with 25 hours, in zones that change by an hour, by half of one and at odd times, under two clocks.
 
-What is due is told by an oracle of a few lines, written from Debian cron's manual (cron(8), "NOTES"): a job at a fixed
-time that falls into a skipped hour runs at the first valid moment after it, and in a repeated hour runs once, the first
-time round; a job with a wildcard as its minute or hour runs whenever the wall clock matches.
+What is due is told by `debian_cron`. All zones and all changes are in `tests/faults/test_every_zone.py`.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator
-from datetime import UTC, date, datetime, timedelta
+from collections.abc import Callable
+from datetime import UTC, date, timedelta
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -16,12 +14,12 @@ from django.db import connection
 
 from executions.models import Execution
 from flows.models import Flow
+from tests.triggers.debian_cron import MINUTE, day_of, minutes, runs, start_of
 from tests.triggers.test_clocks import at_once
 from triggers import cron
 from triggers.models import Moment, Trigger
 from triggers.services import create_trigger, tick
 
-MINUTE = timedelta(minutes=1)
 DAYS = [
     ("Europe/Berlin", date(2026, 3, 29), 23),
     ("Europe/Berlin", date(2026, 10, 25), 25),
@@ -37,39 +35,9 @@ WILD = ["0 * * * *", "45 * * * *", "*/20 * * * *", "* 2 * * *", "* 3 * * *", "*/
 EVERY = [*FIXED, *WILD]
 
 
-def start_of(zone: str, day: date) -> datetime:
-    return datetime(day.year, day.month, day.day, tzinfo=ZoneInfo(zone)).astimezone(UTC)
-
-
-def minutes_of(zone: str, day: date) -> Iterator[datetime]:
-    moment, end = start_of(zone, day), start_of(zone, day + timedelta(days=1))
-    while moment < end:
-        yield moment
-        moment += MINUTE
-
-
-def matches(expression: str, wall: datetime) -> bool:
-    """By cronsim, from a wall clock that never changes."""
-    before = wall.replace(tzinfo=UTC, fold=0) - MINUTE
-    return next(CronSim(expression, before)) == before + MINUTE
-
-
-def oracle(expression: str, zone: str, day: date) -> set[datetime]:
-    minute, hour = expression.split()[:2]
-    real = {moment: moment.astimezone(ZoneInfo(zone)).replace(tzinfo=None, fold=0) for moment in minutes_of(zone, day)}
-    if minute.startswith("*") or hour.startswith("*"):
-        return {moment for moment, wall in real.items() if matches(expression, wall)}
-    first = {wall: moment for moment, wall in reversed(real.items())}  # a repeated time: the first time round
-    walls = [datetime(day.year, day.month, day.day) + number * MINUTE for number in range(24 * 60)]
-    wanted = [wall for wall in walls if matches(expression, wall)]
-    return {
-        first[min(there for there in first if there >= wall)] for wall in wanted
-    }  # a skipped time: the next there is
-
-
 @pytest.mark.parametrize(("zone", "day", "hours"), DAYS)
 def test_the_days_are_as_long_as_they_are_called(zone: str, day: date, hours: float) -> None:
-    assert sum(1 for _ in minutes_of(zone, day)) == hours * 60
+    assert len(list(minutes(*day_of(zone, day)))) == hours * 60
 
 
 @pytest.mark.parametrize("expression", EVERY)
@@ -78,7 +46,7 @@ def test_a_day_with_a_change_fires_as_debians_cron_does(zone: str, day: date, ho
     schedule = cron.parse(expression, zone)
     start, end = start_of(zone, day) - MINUTE, start_of(zone, day + timedelta(days=1)) - MINUTE
     found = schedule.between(schedule.next(start), end, limit=2000)
-    assert found == sorted(oracle(expression, zone, day))
+    assert found == runs(expression, zone, *day_of(zone, day))
 
 
 @pytest.mark.parametrize("expression", EVERY)
@@ -117,7 +85,7 @@ def test_two_clocks_across_a_change_fire_each_moment_once(
         )
         for expression in ["30 2 * * *", "15 2 * * *", "30 1 * * *", "0 * * * *", "*/30 1-2 * * *"]
     }
-    nows = list(minutes_of(zone, day))
+    nows = list(minutes(*day_of(zone, day)))
     if connection.vendor != "postgresql":  # whose one writer at a time makes the clocks take turns
         nows = nows[:300]
 
@@ -130,7 +98,7 @@ def test_two_clocks_across_a_change_fire_each_moment_once(
     expected = {
         (trigger.pk, moment): 1
         for expression, trigger in triggers.items()
-        for moment in oracle(expression, zone, day)
+        for moment in runs(expression, zone, *day_of(zone, day))
         if moment <= nows[-1]
     }
     assert Counter(Execution.objects.values_list("trigger_id", "scheduled_for")) == Counter(expected)

@@ -30,6 +30,7 @@ def local(expression: str, zone: str, after: str, count: int) -> list[str]:
         ("0 0 13 * fri", ["05 00:00", "12 00:00"]),  # both days restricted: either
         ("0 0 */2 * fri", ["05 00:00", "19 00:00"]),  # a star before a step: both, as in Debian's cron
         ("0 0 L * *", ["30 00:00", "31 00:00"]),
+        ("*/60 */24 * * *", ["02 00:00", "03 00:00"]),  # the largest steps that do what they say
         ("@hourly", ["01 01:00", "01 02:00"]),
         ("@Daily", ["02 00:00", "03 00:00"]),
         ("@weekly", ["07 00:00", "14 00:00"]),
@@ -86,6 +87,11 @@ def test_the_second_pass_of_a_repeated_hour_offers_no_moment_of_the_first() -> N
         ("0 0 * * 8", "day-of-week"),
         ("*/0 * * * *", "minute"),
         ("5-1 * * * *", "minute"),
+        ("*/99 * * * *", "minute steps over all its values: a step is at most 60"),
+        ("0 0,1/25 * * *", "at most 24"),
+        ("0 0 */32 * *", "at most 31"),
+        ("0 0 1 */13 *", "at most 12"),
+        ("0 0 * * 0-6/8", "at most 7"),
         ("a b c d e", "minute"),
         ("\u0665 * * * *", "minute"),  # an Arabic five
         ("0," * 60 + "0 * * * *", "100 characters"),

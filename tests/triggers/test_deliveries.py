@@ -366,7 +366,7 @@ def test_calls_while_their_trigger_is_deleted_are_accepted_or_not_found(
 
         def delete(hook: Trigger = hook, gate: threading.Barrier = gate) -> None:
             gate.wait()
-            delete_trigger(trigger=hook)
+            delete_trigger(trigger=hook, now=timezone.now())
             connection.close()
 
         threads = [threading.Thread(target=call) for _ in range(4)] + [threading.Thread(target=delete)]

@@ -10,6 +10,8 @@ from rest_framework.test import APIClient
 from accounts.models import Tier, User
 from executions.models import Execution
 from flows.models import Flow
+from flows.services import start_flow
+from tests.triggers.conftest import ECHO
 from triggers import cron
 from triggers.models import Moment, Trigger
 from triggers.services import prune_ledgers, schedules, tick
@@ -133,6 +135,18 @@ def test_an_overlap_that_is_skipped_names_the_execution(schedule: Schedule) -> N
     row = Moment.objects.get(outcome="skipped")
     assert (row.moment, row.execution_id) == (first + MINUTE, None)
     assert str(Execution.objects.get().pk) in row.reason
+
+
+def test_a_moment_that_the_flows_own_limit_skips_is_skipped_and_says_so(schedule: Schedule, flow: Flow) -> None:
+    flow.organism_yaml = ECHO.replace("{name: echo}", "{name: echo, concurrency: {limit: 1, overlap: skip}}")
+    flow.save()
+    start_flow(flow=flow, by=flow.user)
+    first = due_at(schedule())
+    tick(now=first)
+    tick(now=first + MINUTE)
+    row = Moment.objects.get(moment=first + MINUTE)
+    assert (row.outcome, row.execution_id) == ("skipped", None)
+    assert "limited to 1 at once" in row.reason
 
 
 def test_a_refusal_is_on_record_with_its_code(schedule: Schedule, alice: User) -> None:

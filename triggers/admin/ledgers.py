@@ -32,7 +32,8 @@ class LedgerAdmin(LargeTableAdmin):
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
         bodies = ("trigger__flow__organism_yaml", "trigger__flow__canvas_state")
-        return super().get_queryset(request).select_related("trigger__flow").defer(*bodies)
+        rows = super().get_queryset(request).filter(trigger__deleted_at=None)
+        return rows.select_related("trigger__flow").defer(*bodies)
 
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Any], search_term: str

@@ -136,11 +136,11 @@ class TriggerAdmin(ButtonsAdmin):
         return rows, {"triggers": len(objs)}, set(), []
 
     def delete_model(self, request: HttpRequest, obj: Trigger) -> None:
-        services.delete_trigger(trigger=obj)
+        services.delete_trigger(trigger=obj, now=timezone.now())
 
     def delete_queryset(self, request: HttpRequest, queryset: QuerySet[Trigger]) -> None:
         for trigger in queryset:
-            services.delete_trigger(trigger=trigger)
+            services.delete_trigger(trigger=trigger, now=timezone.now())
 
     @admin.display(description="flow, user", ordering="flow__name")
     def flow_and_user(self, trigger: Trigger) -> SafeString:

@@ -6,6 +6,7 @@ from triggers.services.schedules import arm_flow, disarm_flow, preview, tick
 from triggers.services.triggers import (
     create_trigger,
     delete_trigger,
+    delete_triggers_of,
     export_triggers,
     fire_trigger,
     import_triggers,
@@ -35,6 +36,7 @@ __all__ = [
     "arm_flow",
     "create_trigger",
     "delete_trigger",
+    "delete_triggers_of",
     "disarm_flow",
     "export_triggers",
     "find_webhook",

@@ -19,7 +19,7 @@ from django.db import DatabaseError, IntegrityError, transaction
 
 from bloxserver.core import json_text
 from bloxserver.core.errors import DomainError
-from executions.errors import ExecutionEnded
+from executions.errors import ConcurrencyLimit, ExecutionEnded
 from executions.models import Execution
 from executions.services import accept_execution, cancel_execution
 from flows.models import Flow, FlowStatus
@@ -241,6 +241,9 @@ def _fire(trigger: Trigger, moment: datetime, ledger: _Ledger, *, now: datetime)
                 trigger=context(now=now),
                 now=now,
             )
+    except ConcurrencyLimit as error:  # the flow's own `overlap: skip`
+        ledger.add(moment, Outcome.SKIPPED, error.message)
+        return False
     except DomainError as error:
         ledger.add(moment, Outcome.REFUSED, error.message, code=error.code)
         logger.warning("The schedule %s did not fire %s: %s", trigger.pk, moment, error.message)

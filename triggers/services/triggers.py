@@ -20,7 +20,9 @@ from flows.models import Flow
 from triggers.config import ScheduleConfig, read_config
 from triggers.errors import InvalidTriggerConfig, NotAWebhook, TriggerDisabled, TriggerLimitReached
 from triggers.models import Trigger
+from triggers.querysets import TriggerQuerySet
 from triggers.services import schedules
+from triggers.services.ledgers import erase_triggers
 
 
 def create_trigger(
@@ -63,11 +65,28 @@ def update_trigger(*, trigger: Trigger, changes: dict[str, Any], now: datetime) 
     return locked
 
 
-def delete_trigger(*, trigger: Trigger) -> None:
-    """Executions that it made stay: they keep its id and name as values."""
+def delete_trigger(*, trigger: Trigger, now: datetime) -> None:
+    """Executions that it made stay: they keep its id and name as values.
+
+    Where its ledgers are too long for one transaction it disappears from sight at once, and from the database bit by bit.
+    """
     with transaction.atomic():
         _, locked = _lock(trigger)
-        locked.delete()
+        _delete(Trigger.objects.filter(pk=locked.pk), now=now)
+
+
+def delete_triggers_of(*, flow: Flow, now: datetime) -> bool:
+    """All of a flow that is being deleted, in that transaction; whether some of their ledgers have still to go."""
+    return _delete(Trigger.with_deleted.filter(flow=flow), now=now)
+
+
+def _delete(triggers: TriggerQuerySet, *, now: datetime) -> bool:
+    """Nobody finds them from now on, and they never fire; True where their ledgers have still to go."""
+    ids = list(triggers.values_list("pk", flat=True))
+    Trigger.objects.filter(pk__in=ids).update(
+        deleted_at=now, enabled=False, token_encrypted="", next_moment=None, next_fire_at=None
+    )
+    return not erase_triggers(ids)
 
 
 def regenerate_token(*, trigger: Trigger) -> Trigger:

@@ -136,6 +136,15 @@ def test_a_host_that_is_not_ours_is_400(anonymous: APIClient, settings: Any, deb
     error_of(response)
 
 
+def test_a_host_that_is_not_ours_is_a_line_in_the_log_and_no_stack_trace(
+    anonymous: APIClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    anonymous.get("/api/v1/me", HTTP_HOST="evil.example")
+    (record,) = [record for record in caplog.records if record.name == "django.security.DisallowedHost"]
+    assert "evil.example" in record.getMessage()
+    assert "Traceback" not in caplog.text
+
+
 def test_too_many_form_fields_are_400() -> None:
     response = Client().post("/api/v1/test/plain-form", {f"f{i}": "x" for i in range(1100)})
     assert (response.status_code, error_of(response)["code"]) == (400, "bad_request")

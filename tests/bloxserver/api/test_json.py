@@ -116,6 +116,18 @@ def test_another_content_type_is_415(api: APIClient, content_type: str) -> None:
     assert (response.status_code, response.json()["code"]) == (415, "unsupported_media_type")
 
 
+@pytest.mark.parametrize("encoding", ["gzip", "br", "GZIP, identity"])
+def test_a_body_that_is_compressed_is_415_and_says_so(api: APIClient, encoding: str) -> None:
+    response = api.generic("POST", ECHO, "x", content_type="application/json", HTTP_CONTENT_ENCODING=encoding)
+    assert (response.status_code, response.json()["code"]) == (415, "unsupported_content_encoding")
+    assert "send it uncompressed" in response.json()["message"]
+
+
+def test_an_encoding_that_is_none_is_taken(api: APIClient) -> None:
+    response = api.generic("POST", ECHO, "{}", content_type="application/json", HTTP_CONTENT_ENCODING="identity")
+    assert response.status_code == 200
+
+
 @pytest.mark.parametrize("charset", ["rot13", "idna", "punycode", "utf-7", "unicode_escape", "hex", "nope", "x" * 500])
 def test_a_charset_that_is_no_text_encoding_is_400(api: APIClient, charset: str) -> None:
     response = post(api, b'{"a": 1}', f"application/json; charset={charset}")

@@ -1,0 +1,113 @@
+"""E21: migrations run while the server works, and the code of the release before works on the schema that they leave.
+
+Three things are held. Each migration after `BASE` consists of operations of a few kinds (a test that needs no server).
+Under load, code does not notice what such operations do to tables that it does not expect to change: every table gets
+columns that the code does not know. And the newest migrations that only make indexes are undone and done under load.
+
+Not held: what a migration of another kind would do (the first test refuses it, and its author has to say here why it is
+safe), and code of a past release itself, which this checkout may not have.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from django.apps import apps
+from django.contrib.postgres.operations import AddConstraintNotValid, ValidateConstraint
+from django.db import migrations
+from django.db.migrations.loader import MigrationLoader
+
+from bloxserver.core.online import AddIndexOnline
+from tests.faults.conftest import Begin
+from tests.faults.experiment import Experiment, scaled
+from tests.faults.flows import mixed
+from tests.faults.server import Server
+from tests.waiting import wait_until
+
+# The last migrations that were made before any was run under load.
+BASE = {"accounts": "0001", "billing": "0001", "executions": "0006", "flows": "0003", "triggers": "0003"}
+FREE = (migrations.CreateModel, AddIndexOnline, AddConstraintNotValid, ValidateConstraint, migrations.AlterModelOptions)
+# Of a field's options those that are not the database's business.
+WORDS = {"help_text", "verbose_name", "choices", "blank", "editable", "validators", "error_messages", "related_name"}
+
+Key = tuple[str, str]  # app, migration
+LOADER = MigrationLoader(None)
+SINCE_BASE = [key for key in sorted(LOADER.graph.nodes) if key[0] in BASE and key[1][:4] > BASE[key[0]]]
+
+
+def noticed(key: Key) -> Iterator[str]:
+    """What code that does not know this migration, or who writes at that moment, would notice of it."""
+    migration: Any = LOADER.graph.nodes[key]
+    models = LOADER.project_state(key, at_end=False).models
+    made = {operation.name_lower for operation in migration.operations if isinstance(operation, migrations.CreateModel)}
+    for operation in migration.operations:
+        model = getattr(operation, "model_name_lower", "")
+        if isinstance(operation, FREE) or model in made:
+            continue
+        if isinstance(operation, migrations.AddField):
+            if not (operation.field.null or operation.field.has_db_default()):
+                yield f"{operation.describe()}: code that does not know it gives no value; make it null, or give db_default"
+        elif isinstance(operation, migrations.AlterField):
+            if stored(operation.field) != stored(models[key[0], model].fields[operation.name]):
+                yield f"{operation.describe()}: it changes the column"
+        else:
+            yield f"{operation.describe()}: not known to be safe while others write"
+    if migration.atomic and any(isinstance(operation, AddIndexOnline) for operation in migration.operations):
+        yield "AddIndexOnline needs atomic = False"
+
+
+def stored(field: Any) -> tuple[Any, ...]:
+    _, path, positional, options = field.deconstruct()
+    return path, positional, {name: value for name, value in options.items() if name not in WORDS}
+
+
+@pytest.mark.parametrize("key", SINCE_BASE, ids="_".join)
+def test_code_that_does_not_know_a_migration_does_not_notice_it(key: Key) -> None:
+    assert list(noticed(key)) == []
+
+
+def some_load(trial: Experiment) -> Any:
+    return trial.load(mixed(trial.tenant(), trial.server.world.url), rate=20)
+
+
+@pytest.mark.experiment
+def test_e21_columns_come_that_the_code_does_not_know(begin: Begin, server: Server) -> None:
+    tables = [model._meta.db_table for model in apps.get_models() if model._meta.app_label in BASE]
+    with begin("E21 unknown columns") as trial:
+        with some_load(trial) as load:
+            for table in tables:
+                server.postgres.execute(
+                    f"ALTER TABLE {table} ADD COLUMN faults_null text NULL,"
+                    f" ADD COLUMN faults_default integer NOT NULL DEFAULT 1"
+                )
+            done = len(load.accepted())
+            wait_until(lambda: len(load.accepted()) >= done + scaled(400, least=60))
+        trial.settle()
+        for table in tables:
+            server.postgres.execute(f"ALTER TABLE {table} DROP COLUMN faults_null, DROP COLUMN faults_default")
+        trial.remarks.append(f"{len(tables)} tables")
+
+
+def indexes_alone() -> dict[str, str]:
+    """By app the migration after which nothing but indexes were made; without those apps where that is the newest."""
+    found = {}
+    for app in BASE:
+        names = [name for migrated, name in sorted(LOADER.graph.nodes) if migrated == app]
+        newest = names[-1]
+        while all(isinstance(made, AddIndexOnline) for made in LOADER.graph.nodes[app, names[-1]].operations):
+            names.pop()
+        if names[-1] != newest:
+            found[app] = names[-1]
+    return found
+
+
+@pytest.mark.experiment
+def test_e21_indexes_are_made_under_load(begin: Begin, server: Server) -> None:
+    if not (before := indexes_alone()):
+        pytest.skip("The newest migrations make no indexes.")
+    with begin("E21 indexes") as trial, some_load(trial) as load:
+        for app, name in before.items():
+            server.run("manage.py", "migrate", "--verbosity=0", app, name)
+            server.run("manage.py", "migrate", "--verbosity=0", app)
+        wait_until(lambda: len(load.accepted()) >= scaled(400, least=60))
+        trial.remarks.append(", ".join(before))
