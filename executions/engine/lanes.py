@@ -9,6 +9,8 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from operator import attrgetter
+from typing import NamedTuple
 from uuid import UUID
 
 from django.conf import settings
@@ -21,8 +23,6 @@ from billing.services import concurrent_executions_by_tier, priority_of_tier
 from executions.models import Execution, State
 
 WAKE_BATCH = 1_000
-HEAD_FIELDS = ("pk", "priority", "user_id", "flow_id", "flow_limit", "due_at")
-ROW_FIELDS = (*HEAD_FIELDS, "claim_alone", "seconds_allowed", "seconds_worked")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +31,22 @@ class Lane:
     user_id: UUID
     flow_id: UUID
     cap: int  # executions of this tenant at once
+
+
+class Queued(NamedTuple):
+    """What a claim has to know of an execution."""
+
+    id: UUID
+    priority: int
+    user_id: UUID
+    flow_id: UUID
+    flow_limit: int | None
+    due_at: datetime
+    claim_alone: bool
+    fence: int
+    claimed_at: datetime | None
+    seconds_allowed: int
+    seconds_worked: float
 
 
 @dataclass
@@ -154,11 +170,11 @@ def count_working(users: Collection[UUID] | None = None) -> Working:
 
 
 # The first rows of each lane, locked; a row that someone else has locked (a cancellation, say) is left for later.
-_HEADS = """
+_HEADS = f"""
 SELECT first.* FROM unnest(%(priorities)s::int[], %(users)s::uuid[], %(flows)s::uuid[], %(shares)s::int[])
     AS lane (priority, user_id, flow_id, share)
 CROSS JOIN LATERAL (
-    SELECT id, priority, user_id, flow_id, flow_limit, due_at, claim_alone, seconds_allowed, seconds_worked
+    SELECT {", ".join(Queued._fields)}
     FROM executions_execution
     WHERE state = 'queued' AND priority = lane.priority AND user_id = lane.user_id AND flow_id = lane.flow_id
         AND due_at <= statement_timestamp() AND (%(suspects)s OR NOT claim_alone)
@@ -167,7 +183,7 @@ CROSS JOIN LATERAL (
 """
 
 
-def first_in(lanes: Sequence[Lane], *, limit: int, suspects: bool) -> list[Execution]:
+def first_in(lanes: Sequence[Lane], *, limit: int, suspects: bool) -> list[Queued]:
     """The first executions of each lane, locked, and no more in all than a few times `limit`.
 
     With `suspects`, also those that must be claimed alone.
@@ -182,8 +198,10 @@ def first_in(lanes: Sequence[Lane], *, limit: int, suspects: bool) -> list[Execu
             "shares": shares,
             "suspects": suspects,
         }
-        return list(Execution.objects.raw(_HEADS, parameters))
-    rows: list[Execution] = []
+        with connection.cursor() as cursor:
+            cursor.execute(_HEADS, parameters)
+            return [Queued(*row) for row in cursor.fetchall()]
+    rows: list[Queued] = []
     for lane, share in zip(lanes, shares, strict=True):
         queued = Execution.objects.filter(
             Q(claim_alone=False) | Q(claim_alone=suspects),
@@ -193,27 +211,27 @@ def first_in(lanes: Sequence[Lane], *, limit: int, suspects: bool) -> list[Execu
             flow=lane.flow_id,
             due_at__lte=Now(),
         )
-        rows += queued.order_by("due_at").only(*ROW_FIELDS)[:share]
+        rows += (Queued(*row) for row in queued.order_by("due_at").values_list(*Queued._fields)[:share])
     return rows
 
 
-def choose(rows: Iterable[Execution], *, caps: dict[UUID, int], working: Working, limit: int) -> list[Execution]:
+def choose(rows: Iterable[Queued], *, caps: dict[UUID, int], working: Working, limit: int) -> list[Queued]:
     """Up to `limit` of `rows`, in turn and within the caps; `working` grows by what is chosen.
 
     A lane's rows go in the order in which they came due; one that its flow's limit stops keeps those behind it waiting.
     """
-    lanes: dict[tuple[int, UUID], list[Execution]] = {}
-    for row in sorted(rows, key=_due, reverse=True):
+    lanes: dict[tuple[int, UUID], list[Queued]] = {}
+    for row in sorted(rows, key=attrgetter("due_at"), reverse=True):
         lanes.setdefault((row.priority, row.flow_id), []).append(row)
 
-    def turn(lane: list[Execution]) -> tuple[int, int, int, datetime]:
+    def turn(lane: list[Queued]) -> tuple[int, int, int, datetime]:
         head = lane[-1]
-        return head.priority, working.by_user[head.user_id], working.by_flow[head.flow_id], _due(head)
+        return head.priority, working.by_user[head.user_id], working.by_flow[head.flow_id], head.due_at
 
     heads = [(turn(lane), number) for number, lane in enumerate(lanes.values())]
     by_number = list(lanes.values())
     heapq.heapify(heads)
-    chosen: list[Execution] = []
+    chosen: list[Queued] = []
     while heads and len(chosen) < limit:
         was, number = heapq.heappop(heads)
         lane = by_number[number]
@@ -230,8 +248,3 @@ def choose(rows: Iterable[Execution], *, caps: dict[UUID, int], working: Working
         if lane:
             heapq.heappush(heads, (turn(lane), number))
     return chosen
-
-
-def _due(row: Execution) -> datetime:
-    assert row.due_at is not None  # it is queued
-    return row.due_at

@@ -7,7 +7,7 @@ when a lease has run out.
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from threading import Event, Lock, Thread
 from typing import Any
@@ -15,10 +15,9 @@ from uuid import UUID
 
 from django.conf import settings
 from django.db import DatabaseError, InterfaceError, connection, transaction
-from django.db.models import Case, DateTimeField, F, Value, When
-from django.db.models.functions import Coalesce, Now
+from django.db.models.functions import Now
 
-from bloxserver.core import advisory
+from bloxserver.core import advisory, bulk
 from executions.engine import lanes
 from executions.models import Execution, JournalEntry, State, Step
 
@@ -32,17 +31,56 @@ TURN_PAUSES_SECONDS = (0.005, 0.01, 0.02, 0.04)  # while other claims have the t
 
 @dataclass(slots=True)
 class Claimed:
-    """An execution that this worker holds, with all that is on record of it."""
+    """An execution that this worker holds, with all that is on record of it: values, since its row changes meanwhile."""
 
-    execution: Execution
-    steps: list[Step]
-    journal: list[JournalEntry]
+    pk: UUID
+    fence: int
+    user_id: UUID
+    flow_id: UUID
+    flow_name: str
+    version_id: UUID
+    parent_id: UUID | None
+    retry_of: UUID | None
+    trigger_type: str
+    is_draft: bool
+    started_at: datetime
+    claim_alone: bool
+    seconds_allowed: int
+    seconds_worked: float
+    input: str
+    trigger: str
+    variables: str
+    only_listener: str
+    steps: list[Step] = field(default_factory=list)
+    journal: list[JournalEntry] = field(default_factory=list)
+
+
+_COLUMNS = (
+    "pk",
+    "fence",
+    "user_id",
+    "flow_id",
+    "flow__name",
+    "version_id",
+    "parent_id",
+    "retry_of",
+    "trigger_type",
+    "is_draft",
+    "started_at",
+    "claim_alone",
+    "seconds_allowed",
+    "seconds_worked",
+    "payload__input",
+    "payload__trigger",
+    "payload__variables",
+    "payload__only_listener",
+)
 
 
 def database_now() -> datetime:
     with connection.cursor() as cursor:
         cursor.execute(
-            "SELECT CURRENT_TIMESTAMP"
+            "SELECT statement_timestamp()"
             if connection.vendor == "postgresql"
             else "SELECT STRFTIME('%Y-%m-%d %H:%M:%f+00:00', 'NOW')"
         )
@@ -94,32 +132,33 @@ def _claim_once(owner: str, *, limit: int, holding: int, priorities: list[int]) 
             return []
         _take(candidates, owner)
         # Under the same locks: a flow that is deleted at this moment waits, and a failure to load undoes the claim.
-        return _load([row.pk for row in candidates])
+        return _load([row.id for row in candidates])
 
 
-def _take(rows: list[Execution], owner: str) -> None:
+def _take(rows: list[lanes.Queued], owner: str) -> None:
+    """Make leases of queued rows that are locked."""
     now = database_now()
-    deadlines = [
-        When(pk=row.pk, then=Value(now + timedelta(seconds=max(0.0, row.seconds_allowed - row.seconds_worked))))
+    taken = [
+        (
+            row.id,
+            State.WORKING,
+            row.fence + 1,
+            owner,
+            now + LEASE,
+            row.claimed_at or now,
+            None,
+            now + timedelta(seconds=max(0.0, row.seconds_allowed - row.seconds_worked)),
+        )
         for row in rows
     ]
-    Execution.objects.claimable().filter(pk__in=[row.pk for row in rows]).update(
-        state=State.WORKING,
-        fence=F("fence") + 1,
-        lease_owner=owner,
-        lease_until=Now() + LEASE,
-        claimed_at=Coalesce(F("claimed_at"), Now()),
-        due_at=None,
-        deadline_at=Case(*deadlines, output_field=DateTimeField()),
-    )
+    columns = ("state", "fence", "lease_owner", "lease_until", "claimed_at", "due_at", "deadline_at")
+    bulk.update(Execution, taken, where=("id",), set=columns)
 
 
 def _load(ids: list[UUID]) -> list[Claimed]:
     """The claimed rows, with steps and journal where they have any: what was claimed before, or retries another."""
-    claimed = {
-        row.pk: Claimed(row, [], []) for row in Execution.objects.filter(pk__in=ids).select_related("payload", "flow")
-    }
-    resumed = [row.execution.pk for row in claimed.values() if row.execution.fence > 1 or row.execution.retry_of]
+    claimed = {row[0]: Claimed(*row) for row in Execution.objects.filter(pk__in=ids).values_list(*_COLUMNS)}
+    resumed = [row.pk for row in claimed.values() if row.fence > 1 or row.retry_of]
     if resumed:
         for step in Step.objects.filter(execution__in=resumed).select_related("large_output").order_by("number"):
             claimed[step.execution_id].steps.append(step)

@@ -18,7 +18,7 @@ from uuid import UUID
 from django.db import DatabaseError, InterfaceError, OperationalError, connection, transaction
 from django.utils import timezone
 
-from bloxserver.core import json_text
+from bloxserver.core import bulk, json_text
 from bloxserver.core.errors import DomainError
 from executions import endings, events
 from executions.endings import Ending
@@ -36,10 +36,6 @@ from flows.blocks.base import BlockError
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
-
-STEP_FIELDS = [
-    field.name for field in Step._meta.concrete_fields if field.name not in ("id", "execution", "key")
-]  # what a later write of the same step replaces
 
 
 class LeaseLost(Exception):
@@ -67,6 +63,7 @@ class Change:
 
     execution_id: UUID
     fence: int
+    parent_id: UUID | None = None
     steps: list[Step] = field(default_factory=list)
     journal: list[JournalEntry] = field(default_factory=list)
     response: str | None = None
@@ -99,7 +96,8 @@ class Store:
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._waiting.append((change, future))
         if not self._writing:
-            self._write_waiting()
+            self._writing = True
+            asyncio.get_running_loop().call_soon(self._write_waiting)  # with what others save in this round of the loop
         return await future
 
     def close(self) -> None:
@@ -108,7 +106,6 @@ class Store:
 
     def _write_waiting(self) -> None:
         batch, self._waiting = self._waiting, []
-        self._writing = True
         work = asyncio.get_running_loop().run_in_executor(
             self._thread, write_patiently, [change for change, _ in batch]
         )
@@ -122,8 +119,8 @@ class Store:
                 future.set_exception(outcome)
             else:
                 future.set_result(outcome)
-        self._writing = False
-        if self._waiting:
+        self._writing = bool(self._waiting)
+        if self._writing:
             self._write_waiting()
 
 
@@ -179,24 +176,27 @@ def write(changes: list[Change]) -> list[Any]:
             change for change, outcome in zip(changes, outcomes, strict=True) if not isinstance(outcome, BaseException)
         ]
         _write_records(good)
+        endings.end_held([(each.execution_id, each.fence, each.ending) for each in good if each.ending], now=timezone.now())
         for change in good:
-            _write_row(change, held[change.execution_id, change.fence])
-    if ended := [change.execution_id for change in good if change.ending]:
+            if change.release is not None:
+                _release(change, change.release, cancel_reason=held[change.execution_id, change.fence])
+    if ended := [(change.execution_id, change.parent_id) for change in good if change.ending]:
         _after(partial(endings.after_end, ended))
     if going_on := [change.execution_id for change in good if not change.ending]:
         _after(partial(events.announce, going_on))
     return outcomes
 
 
-def _lock_held(changes: list[Change]) -> dict[tuple[UUID, int], Execution]:
-    """The rows that are being worked on, by id and fence, locked in the order of their keys."""
+def _lock_held(changes: list[Change]) -> dict[tuple[UUID, int], str | None]:
+    """The rows that are being worked on, by id and fence, locked in the order of their keys; each with the reason for
+    which it is to be cancelled, if it is."""
     rows = (
         Execution.objects.select_for_update(of=("self",))
-        .filter(pk__in=[change.execution_id for change in changes], state=State.WORKING)
+        .filter(pk__in={change.execution_id for change in changes}, state=State.WORKING)
         .order_by("pk")
-        .only("pk", "fence", "cancel_requested_at", "cancel_reason")
+        .values_list("pk", "fence", "cancel_requested_at", "cancel_reason")
     )
-    return {(row.pk, row.fence): row for row in rows}
+    return {(pk, fence): None if requested_at is None else reason for pk, fence, requested_at, reason in rows}
 
 
 def _after(tell: Callable[[], None]) -> None:
@@ -233,21 +233,15 @@ def _run_transaction(change: Change) -> Any:
 
 
 def _write_records(changes: list[Change]) -> None:
-    steps = [step for change in changes for step in change.steps]
-    if steps:
-        large = [step for step in steps if step.output and len(step.output) > LARGE_OUTPUT_CHARACTERS]
-        Step.objects.bulk_create(
-            [_without_output(step) if step in large else step for step in steps],
-            update_conflicts=True,
-            unique_fields=["execution", "key"],
-            update_fields=STEP_FIELDS,
-        )
-        LargeOutput.objects.bulk_create(
-            [LargeOutput(step_id=step.pk, text=step.output or "") for step in large], ignore_conflicts=True
-        )
-    journal = [entry for change in changes for entry in change.journal]
-    if journal:
-        JournalEntry.objects.bulk_create(journal, ignore_conflicts=True)
+    # A step that two changes of its run bring is written once, as it is now.
+    steps = {step.pk: step for change in changes for step in change.steps}
+    large = [step for step in steps.values() if step.output and len(step.output) > LARGE_OUTPUT_CHARACTERS]
+    steps.update((step.pk, _without_output(step)) for step in large)
+    bulk.upsert(list(steps.values()), unique=("execution", "key"))
+    bulk.insert([LargeOutput(step_id=step.pk, text=step.output or "") for step in large], ignore_conflicts=True)
+    bulk.insert([entry for change in changes for entry in change.journal], ignore_conflicts=True)
+    responses = [(change.execution_id, change.response) for change in changes if change.response is not None]
+    bulk.update(ExecutionPayload, responses, where=("execution",), set=("response",))
 
 
 def _without_output(step: Step) -> Step:
@@ -256,14 +250,10 @@ def _without_output(step: Step) -> Step:
     return row
 
 
-def _write_row(change: Change, row: Execution) -> None:
-    if change.response is not None:
-        ExecutionPayload.objects.filter(pk=change.execution_id).update(response=change.response)
-    if change.ending is not None:
-        endings.end(change.execution_id, change.ending, fence=change.fence, now=timezone.now())
-    elif change.release is not None:
-        Execution.objects.filter(pk=change.execution_id, fence=change.fence).update(
-            lease_owner="", lease_until=None, deadline_at=None, **change.release
-        )
-        if row.cancel_requested_at is not None:  # while it was on its way out: no worker would see it any more
-            endings.end_unheld(row, endings.canceled(row.cancel_reason), now=timezone.now())
+def _release(change: Change, fields: dict[str, Any], *, cancel_reason: str | None) -> None:
+    Execution.objects.filter(pk=change.execution_id, fence=change.fence).update(
+        lease_owner="", lease_until=None, deadline_at=None, **fields
+    )
+    if cancel_reason is not None:  # while it was on its way out: no worker would see it any more
+        row = Execution(pk=change.execution_id, fence=change.fence, parent_id=change.parent_id)
+        endings.end_unheld(row, endings.canceled(cancel_reason), now=timezone.now())

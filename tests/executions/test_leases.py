@@ -45,7 +45,7 @@ def test_a_worker_that_lost_its_lease_writes_nothing(api: APIClient) -> None:
     [claimed] = claim("slow", limit=10, holding=0)
     expire(execution)
     sweep()
-    late = Change(execution.pk, claimed.execution.fence, ending=Ending(ExecutionStatus.SUCCESS, output="1"))
+    late = Change(execution.pk, claimed.fence, ending=Ending(ExecutionStatus.SUCCESS, output="1"))
     assert isinstance(write([late])[0], LeaseLost)
     execution.refresh_from_db()
     assert execution.state == State.QUEUED
@@ -68,8 +68,8 @@ def test_after_one_expiry_an_execution_is_claimed_alone(api: APIClient) -> None:
     Execution.objects.filter(state=State.WORKING).update(lease_until=Now() - timedelta(seconds=1))
     sweep()
     Execution.objects.filter(pk=suspect.pk).update(due_at=Now() - timedelta(hours=1))  # first in line
-    assert [each.execution.pk for each in claim("careful", limit=10, holding=0)] == [suspect.pk]
-    assert [each.execution.pk for each in claim("other", limit=10, holding=1)] == [other.pk]
+    assert [each.pk for each in claim("careful", limit=10, holding=0)] == [suspect.pk]
+    assert [each.pk for each in claim("other", limit=10, holding=1)] == [other.pk]
 
 
 def test_an_effect_under_way_when_its_worker_died_is_not_repeated_when_it_must_not_be(
@@ -111,7 +111,7 @@ def test_two_workers_never_claim_the_same_execution(api: APIClient) -> None:
 
     def work(owner: str) -> None:
         while claimed := claim(owner, limit=3, holding=0):
-            taken.extend(str(each.execution.pk) for each in claimed)
+            taken.extend(str(each.pk) for each in claimed)
         connection.close()
 
     threads = [threading.Thread(target=work, args=(f"worker {number}",)) for number in range(3)]
@@ -137,6 +137,6 @@ def _dies_during_step(execution: Execution, listener: str) -> None:
         status=StepStatus.RUNNING,
         started_at=timezone.now(),
     )
-    write([Change(execution.pk, claimed.execution.fence, steps=[step])])
+    write([Change(execution.pk, claimed.fence, steps=[step])])
     expire(execution)
     sweep()
