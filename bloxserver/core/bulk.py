@@ -59,9 +59,7 @@ class _Statement:
             return cursor.rowcount
 
     def _for_sqlite(self, row: Row) -> Row:
-        values = [
-            column.get_db_prep_save(value, connection) for column, value in zip(self.columns, row, strict=True)
-        ]
+        values = [column.get_db_prep_save(value, connection) for column, value in zip(self.columns, row, strict=True)]
         return values[self.keys_last :] + values[: self.keys_last]
 
 

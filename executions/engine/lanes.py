@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from operator import attrgetter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from django.conf import settings
@@ -43,10 +43,6 @@ class Queued(NamedTuple):
     flow_limit: int | None
     due_at: datetime
     claim_alone: bool
-    fence: int
-    claimed_at: datetime | None
-    seconds_allowed: int
-    seconds_worked: float
 
 
 @dataclass
@@ -61,6 +57,13 @@ class Working:
         self.by_flow[flow_id] += count
 
 
+_WAKE = """
+UPDATE executions_execution SET state = 'queued' WHERE id IN (
+    SELECT id FROM executions_execution WHERE state = 'parked' AND due_at <= {now} ORDER BY due_at LIMIT %s {skip_locked}
+)
+"""
+
+
 def worker_priorities() -> list[int]:
     """The priorities that this worker claims; empty for all."""
     return [priority_of_tier(tier) for tier in settings.BLOX_WORKER_TIERS]
@@ -71,10 +74,10 @@ def wake_parked() -> None:
 
     In the caller's transaction; the row locks and the condition on the state make it safe beside claims and wake-ups.
     """
-    due = Execution.objects.filter(state=State.PARKED, due_at__lte=Now()).order_by("due_at")
-    ids = list(due.select_for_update(skip_locked=True, of=("self",)).values_list("pk", flat=True)[:WAKE_BATCH])
-    if ids:
-        Execution.objects.filter(pk__in=ids, state=State.PARKED).update(state=State.QUEUED)
+    skip_locked = "FOR UPDATE SKIP LOCKED" if connection.vendor == "postgresql" else ""
+    now = "statement_timestamp()" if connection.vendor == "postgresql" else "STRFTIME('%%Y-%%m-%%d %%H:%%M:%%f', 'NOW')"
+    with connection.cursor() as cursor:
+        cursor.execute(_WAKE.format(now=now, skip_locked=skip_locked), [WAKE_BATCH])
 
 
 def anything_startable(priorities: Sequence[int] = ()) -> bool:
@@ -95,10 +98,11 @@ def next_lanes(*, limit: int, priorities: Sequence[int]) -> list[Lane]:
     if priorities:
         rows = rows.filter(priority__in=priorities)
     heads = rows.order_by().values_list("priority", "user_id", "flow_id").annotate(Min("due_at"), Min("flow_limit"))
-    return _in_turn(list(heads), count_working())[:limit]
+    return _in_turn(list(heads))[:limit]
 
 
-def _in_turn(heads: list[tuple[int, UUID, UUID, datetime, int | None]], working: Working) -> list[Lane]:
+def _in_turn(heads: list[tuple[int, UUID, UUID, datetime, int | None]]) -> list[Lane]:
+    working = count_working({user for _, user, *_ in heads})
     tiers = dict(User.objects.filter(pk__in={user for _, user, *_ in heads}).values_list("pk", "tier"))
     caps = concurrent_executions_by_tier()
     heads.sort(key=lambda head: (working.by_flow[head[2]], head[3]))
@@ -159,23 +163,32 @@ def _walk(limit: int, priorities: Sequence[int]) -> list[Lane]:
         return [Lane(*row) for row in cursor.fetchall()]
 
 
-def count_working(users: Collection[UUID] | None = None) -> Working:
-    rows = Execution.objects.filter(state=State.WORKING)
-    if users is not None:
-        rows = rows.filter(user__in=users)
+_COUNT = """
+SELECT user_id, flow_id, count(*) FROM executions_execution
+WHERE state = 'working' AND user_id = ANY (%s) GROUP BY user_id, flow_id
+"""
+
+
+def count_working(users: Collection[UUID]) -> Working:
     working = Working()
-    for user_id, flow_id, count in rows.order_by().values_list("user_id", "flow_id").annotate(Count("pk")):
+    if connection.vendor == "postgresql":
+        with connection.cursor() as cursor:
+            cursor.execute(_COUNT, [list(users)])
+            counts = cursor.fetchall()
+    else:
+        rows = Execution.objects.filter(state=State.WORKING, user__in=users).order_by()
+        counts = list(rows.values_list("user_id", "flow_id").annotate(Count("pk")))
+    for user_id, flow_id, count in counts:
         working.add(user_id, flow_id, count)
     return working
 
 
 # The first rows of each lane, locked; a row that someone else has locked (a cancellation, say) is left for later.
-_HEADS = f"""
+_HEADS = """
 SELECT first.* FROM unnest(%(priorities)s::int[], %(users)s::uuid[], %(flows)s::uuid[], %(shares)s::int[])
     AS lane (priority, user_id, flow_id, share)
 CROSS JOIN LATERAL (
-    SELECT {", ".join(Queued._fields)}
-    FROM executions_execution
+    SELECT id, priority, user_id, flow_id, flow_limit, due_at, claim_alone FROM executions_execution
     WHERE state = 'queued' AND priority = lane.priority AND user_id = lane.user_id AND flow_id = lane.flow_id
         AND due_at <= statement_timestamp() AND (%(suspects)s OR NOT claim_alone)
     ORDER BY due_at LIMIT lane.share FOR UPDATE SKIP LOCKED
@@ -191,7 +204,7 @@ def first_in(lanes: Sequence[Lane], *, limit: int, suspects: bool) -> list[Queue
     at_priority = Counter(lane.priority for lane in lanes)
     shares = [-(-limit // at_priority[lane.priority]) for lane in lanes]
     if connection.vendor == "postgresql":
-        parameters = {
+        parameters: dict[str, Any] = {
             "priorities": [lane.priority for lane in lanes],
             "users": [lane.user_id for lane in lanes],
             "flows": [lane.flow_id for lane in lanes],

@@ -226,7 +226,9 @@ class ExecutionRun:
     def _look_once_more(self) -> None:
         """A child that ended while this was parking could not wake it: one of the two sees the other."""
         if Execution.objects.filter(pk__in=self.children, state=State.ENDED).exists():
-            Execution.objects.filter(pk=self.claimed.pk, state=State.PARKED, fence=self.claimed.fence).update(due_at=Now())
+            Execution.objects.filter(pk=self.claimed.pk, state=State.PARKED, fence=self.claimed.fence).update(
+                due_at=Now()
+            )
 
     # Scopes. ------------------------------------------------------------------------------------------------------
 

@@ -176,7 +176,9 @@ def write(changes: list[Change]) -> list[Any]:
             change for change, outcome in zip(changes, outcomes, strict=True) if not isinstance(outcome, BaseException)
         ]
         _write_records(good)
-        endings.end_held([(each.execution_id, each.fence, each.ending) for each in good if each.ending], now=timezone.now())
+        endings.end_held(
+            [(each.execution_id, each.fence, each.ending) for each in good if each.ending], now=timezone.now()
+        )
         for change in good:
             if change.release is not None:
                 _release(change, change.release, cancel_reason=held[change.execution_id, change.fence])
@@ -187,15 +189,23 @@ def write(changes: list[Change]) -> list[Any]:
     return outcomes
 
 
+_LOCK = """
+SELECT id, fence, cancel_requested_at, cancel_reason FROM executions_execution
+WHERE id = ANY (%s) AND state = 'working' ORDER BY id FOR UPDATE
+"""
+
+
 def _lock_held(changes: list[Change]) -> dict[tuple[UUID, int], str | None]:
     """The rows that are being worked on, by id and fence, locked in the order of their keys; each with the reason for
     which it is to be cancelled, if it is."""
-    rows = (
-        Execution.objects.select_for_update(of=("self",))
-        .filter(pk__in={change.execution_id for change in changes}, state=State.WORKING)
-        .order_by("pk")
-        .values_list("pk", "fence", "cancel_requested_at", "cancel_reason")
-    )
+    ids = {change.execution_id for change in changes}
+    if connection.vendor == "postgresql":
+        with connection.cursor() as cursor:
+            cursor.execute(_LOCK, [list(ids)])
+            rows = cursor.fetchall()
+    else:  # whose writers take turns
+        working = Execution.objects.filter(pk__in=ids, state=State.WORKING)
+        rows = list(working.values_list("pk", "fence", "cancel_requested_at", "cancel_reason"))
     return {(pk, fence): None if requested_at is None else reason for pk, fence, requested_at, reason in rows}
 
 

@@ -48,12 +48,12 @@ class Worker:
         self._store.close()
 
     async def _drain(self, seconds: float) -> None:
-        asyncio.create_task(self._watchdog.tick())
+        ticking = asyncio.create_task(self._watchdog.tick())
         try:
             await Drain(seconds, store=self._store, keeper=self._keeper).run()
         finally:
-            # The watchdog's too, which goes on watching: what a block has left behind must let itself be ended.
-            left = asyncio.all_tasks() - {asyncio.current_task()}
+            # It goes on watching: what a block has left behind must let itself be ended, too.
+            left = {ticking} | (asyncio.all_tasks() - {asyncio.current_task()})
             for task in left:
                 task.cancel()
             await asyncio.gather(*left, return_exceptions=True)

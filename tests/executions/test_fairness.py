@@ -58,7 +58,7 @@ def tenant(name: str, tier: Tier) -> Flow:
     return make_flow(User.objects.create_user(f"{name}@shop.example", tier=tier))
 
 
-def end(claimed: Claimed) -> None:
+def end(claimed: Claimed | Execution) -> None:
     ending = Ending(ExecutionStatus.SUCCESS, output="1")
     write([Change(claimed.pk, claimed.fence, ending=ending)])
 
@@ -129,7 +129,7 @@ def test_a_tenants_cap_holds_exactly_under_claimers_at_once(tier: Tier) -> None:
         claimers(lambda name: claim(name, limit=cap, holding=0), threads=3, times=4)
         assert (working(flow.user), working(other.user)) == (cap, cap), f"round {round_}"
         for row in Execution.objects.filter(state=State.WORKING)[: cap + 1]:
-            end(Claimed(row, [], []))
+            end(row)
 
 
 def claimers(fn: Callable[[str], object], *, threads: int, times: int) -> None:
