@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import traceback
+from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -187,7 +188,7 @@ class StepRunner:
         self, context: StepContext, scope: "Scope", step: Step, delivery: Delivery, listener: Listener
     ) -> Any:
         try:
-            async with context.time_limit(listener.timeout):
+            async with context.time_limit(listener.timeout) if listener.block.waits else nullcontext():
                 if listener.config.secret_names:
                     await self._fetch_secrets(listener)
                 names = Names({**self._run.names, "payload": _plain(delivery.payload), "steps": dict(scope.outputs)})

@@ -18,6 +18,8 @@ from executions.engine.leases import LeaseKeeper
 from executions.engine.store import Store
 from executions.engine.watchdog import Watchdog
 
+GARBAGE = 10_000  # objects, before the collector looks for cycles among them
+
 
 class Worker:
     """One loop, one database thread, one lease keeper and one watchdog. `close` ends them and their connections."""
@@ -62,7 +64,10 @@ class Worker:
 @cache
 def worker() -> Worker:
     """This process's, which it keeps."""
-    gc.freeze()  # what has been imported stays: else the collector goes through all of it, a fifth of the whole work
+    # What has been imported stays: else the collector goes through all of it, which is a fifth of the whole work. And an
+    # execution makes some hundred objects, so that by default it comes several times an execution.
+    gc.freeze()
+    gc.set_threshold(GARBAGE)
     return Worker()
 
 
