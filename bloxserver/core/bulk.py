@@ -7,7 +7,7 @@ Constraints, triggers and transactions are the database's, as ever.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
@@ -17,6 +17,8 @@ from uuid import UUID
 
 from django.db import connection
 from django.db.models import Field, Model
+
+MAX_CHARACTERS = 16 * 1024 * 1024  # of rows in one statement, about: both sides hold all of it in memory
 
 Column: TypeAlias = "Field[Any, Any]"
 Row = Sequence[Any]
@@ -51,12 +53,27 @@ class _Statement:
 
     def run(self, rows: Sequence[Row]) -> int:
         with connection.cursor() as cursor:
-            if self.vendor == "postgresql":
-                names = [column.column for column in self.columns]
-                cursor.execute(self.sql, [_encode([dict(zip(names, row, strict=True)) for row in rows])])
-            else:
+            if self.vendor != "postgresql":
                 cursor.executemany(self.sql, [self._for_sqlite(row) for row in rows])
-            return cursor.rowcount
+                return cursor.rowcount
+            changed = 0
+            for text in self._for_postgresql(rows):
+                cursor.execute(self.sql, [text])
+                changed += cursor.rowcount
+            return changed
+
+    def _for_postgresql(self, rows: Sequence[Row]) -> Iterator[str]:
+        names = [column.column for column in self.columns]
+        texts: list[str] = []
+        size = 0
+        for row in rows:
+            texts.append(_encode(dict(zip(names, row, strict=True))))
+            size += len(texts[-1])
+            if size > MAX_CHARACTERS:
+                yield f"[{','.join(texts)}]"
+                texts, size = [], 0
+        if texts:
+            yield f"[{','.join(texts)}]"
 
     def _for_sqlite(self, row: Row) -> Row:
         values = [column.get_db_prep_save(value, connection) for column, value in zip(self.columns, row, strict=True)]

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import time
+from contextlib import suppress
 from functools import partial
 
 from django.conf import settings
@@ -32,17 +33,10 @@ CLAIM_EVERY_SECONDS = 0.1  # while something runs: what was accepted meanwhile m
 
 
 class Drain:
-    def __init__(
-        self,
-        seconds: float,
-        *,
-        store: Store,
-        keeper: LeaseKeeper,
-    ) -> None:
+    def __init__(self, seconds: float, *, store: Store, keeper: LeaseKeeper) -> None:
         self.seconds = seconds
         self.capacity = settings.BLOX_WORKER_CONCURRENCY
-        # Claimed in gulps of half of what the worker holds: the database writes and claims one while the loop runs the other.
-        self.gulp = max(1, self.capacity // 2)
+        self.gulp = max(1, self.capacity // 2)  # while the loop runs one half, the other is written and claimed
         self.store = store
         self.keeper = keeper
         self.runs: dict[asyncio.Task[None], ExecutionRun] = {}
@@ -63,21 +57,18 @@ class Drain:
     async def _claim_and_wait(self, until: float) -> None:
         """Claim, and wait for what was claimed, until nothing is left, the time is over, or the worker is to end."""
         while asyncio.get_running_loop().time() < until and not is_shutting_down():
+            self._has_room_again.clear()
             claimed = await self._claim()
             if not self.runs and not claimed:
                 return
-            if not (claimed == self.gulp and self._has_room):
+            if self.runs and not (claimed == self.gulp and self._has_room):
                 await self._wait()
 
     async def _wait(self) -> None:
-        """Until an execution has ended and there is room for a gulp, or what was accepted meanwhile has waited enough."""
-        self._has_room_again.clear()
-        if self.runs:
-            try:
-                async with asyncio.timeout(CLAIM_EVERY_SECONDS):
-                    await self._has_room_again.wait()
-            except TimeoutError:
-                pass
+        """Until something has ended and there is room for a gulp, or what was accepted meanwhile has waited enough."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CLAIM_EVERY_SECONDS):
+                await self._has_room_again.wait()
 
     @property
     def _has_room(self) -> bool:

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from contextlib import closing
 from datetime import timedelta
 
 import pytest
@@ -14,8 +15,9 @@ from executions.endings import Ending
 from executions.engine.leases import claim
 from executions.engine.store import Change, LeaseLost, write
 from executions.engine.sweeper import sweep
+from executions.engine.worker import Worker
 from executions.models import Execution, ExecutionStatus, State, Step, StepStatus
-from tests.executions.flows import run, start
+from tests.executions.flows import result, run, start
 from tests.witness import Witness
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -121,6 +123,23 @@ def test_two_workers_never_claim_the_same_execution(api: APIClient) -> None:
         thread.join()
     left = Execution.objects.claimable().count()
     assert len(taken) == len(set(taken)) == 20 - left
+
+
+@pytest.mark.skipif(connection.vendor != "postgresql", reason="no server that could end a connection")
+def test_a_worker_whose_connections_the_database_has_ended_goes_on(api: APIClient) -> None:
+    flow = start(api, TRANSFORM)
+    with closing(Worker()) as worker:
+        executions = [run(api, flow)]
+        worker.drain()
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+        executions.append(run(api, flow))
+        worker.drain()  # finds out
+        worker.drain()
+    assert [result(execution) for execution in executions] == [("success", 1)] * 2
 
 
 def _dies_during_step(execution: Execution, listener: str) -> None:
