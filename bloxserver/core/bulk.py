@@ -129,7 +129,7 @@ def _as_json(value: Any) -> str:
     if isinstance(value, datetime):
         return value.isoformat()
     if isinstance(value, UUID):
-        return str(value)
+        return value.hex
     raise TypeError(f"{type(value).__name__} is not a value that is written in bulk")
 
 

@@ -31,7 +31,8 @@ from flows.organism.spec import Organism
 
 logger = logging.getLogger(__name__)
 
-YIELD_EVERY = 10  # such deliveries the loop sees to others
+YIELD_EVERY = 10  # deliveries without a task of their own; then the loop sees to others
+TASK_EVERY = 10  # levels of calls within calls: Python's stack goes no deeper
 FLUSH_AFTER_STEPS = 200  # steps without effects wait for the next effect or the end, but no more than this many
 
 
@@ -41,9 +42,10 @@ class Scope:
 
     plan: Plan
     outputs: ChainMap[str, Any] = field(default_factory=ChainMap)
+    depth: int = 0  # calls within calls
 
     def inner(self, plan: Plan) -> "Scope":
-        return Scope(plan, self.outputs.new_child())
+        return Scope(plan, self.outputs.new_child(), self.depth + 1)
 
 
 class ExecutionRun:
@@ -72,7 +74,7 @@ class ExecutionRun:
         }
         self.secrets: dict[str, str] = {}  # by name, as far as they were used
         self._steps = StepRunner(self)
-        self._alone = 0  # deliveries without a task of their own
+        self._alone = 0  # deliveries without a task of their own, so far
         self._number = max((step.number for step in claimed.steps), default=0)
         self._unsaved_steps: dict[str, Step] = {}
         self._unsaved_journal: list[JournalEntry] = []
@@ -238,7 +240,7 @@ class ExecutionRun:
         ready = self._take_turns(first)
         try:
             while ready or tasks:
-                if len(ready) == 1 and not tasks:
+                if len(ready) == 1 and not tasks and scope.depth % TASK_EVERY != TASK_EVERY - 1:
                     ready = self._follow(scope, ready[0], await self._deliver_alone(scope, ready[0]))
                     continue
                 tasks |= {asyncio.create_task(self._steps.deliver(scope, delivery)): delivery for delivery in ready}
@@ -265,7 +267,7 @@ class ExecutionRun:
         return scope.plan.result
 
     async def _deliver_alone(self, scope: Scope, delivery: Delivery) -> Outcome:
-        """Deliver the one message of a scope, which needs no task of its own."""
+        """Deliver the only message under way in a scope, without a task of its own."""
         self._alone += 1
         if self._alone % YIELD_EVERY == 0:
             await asyncio.sleep(0)
