@@ -219,7 +219,10 @@ class LeaseKeeper(Thread):
             return
         rows = Execution.objects.filter(pk__in=held, state=State.WORKING)
         if renewing:
-            rows.filter(lease_owner=self.owner).update(lease_until=Now() + LEASE)
+            with transaction.atomic():
+                # Locked in the order of their keys, as by who writes them: neither waits for the other in a circle.
+                mine = rows.filter(lease_owner=self.owner).select_for_update(of=("self",)).order_by("pk")
+                rows.filter(pk__in=list(mine.values_list("pk", flat=True))).update(lease_until=Now() + LEASE)
         found = {
             pk: (fence, canceled, reason)
             for pk, fence, canceled, reason in rows.values_list("pk", "fence", "cancel_requested_at", "cancel_reason")

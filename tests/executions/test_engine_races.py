@@ -22,7 +22,7 @@ from executions.engine.run import ExecutionRun
 from executions.engine.store import Change, Store, Transaction, Unwritable, write, write_patiently
 from executions.engine.sweeper import sweep
 from executions.engine.worker import Worker
-from executions.models import Execution, ExecutionStatus, JournalEntry, State, Step, StepStatus
+from executions.models import Execution, ExecutionPayload, ExecutionStatus, JournalEntry, State, Step, StepStatus
 from flows.blocks.base import BlockError
 from flows.services import load_organism
 from tests.executions.flows import result, run, start, wake
@@ -94,6 +94,19 @@ def test_a_change_that_cannot_be_written_ends_its_execution_and_no_other(api: AP
     outcomes = write_patiently(changes)
     assert [type(outcome) for outcome in outcomes] == [type(None), Unwritable, type(None)]
     assert sum(result(each) == ("success", 1) for each in executions if each.pk != changes[1].execution_id) == 2
+
+
+def test_a_batch_with_more_output_than_a_statement_takes_is_written_whole(api: APIClient) -> None:
+    flow = start(api, TRANSFORM)
+    for _ in range(6):
+        run(api, flow)
+    output = json.dumps("x" * 5_000_000)
+    changes = [
+        Change(each.pk, each.fence, ending=Ending(ExecutionStatus.SUCCESS, output=output))
+        for each in claim("worker", limit=6, holding=0)
+    ]
+    assert write(changes) == [None] * 6
+    assert [len(text or "") for text in ExecutionPayload.objects.values_list("output", flat=True)] == [len(output)] * 6
 
 
 def test_a_run_whose_record_is_refused_ends_with_an_error(
