@@ -20,6 +20,7 @@ from django.utils import timezone
 
 from bloxserver.core import bulk, json_text
 from bloxserver.core.errors import DomainError
+from bloxserver.core.pipeline import together
 from executions import endings, events
 from executions.endings import Ending
 from executions.engine.leases import LEASE
@@ -175,10 +176,10 @@ def write(changes: list[Change]) -> list[Any]:
         good = [
             change for change, outcome in zip(changes, outcomes, strict=True) if not isinstance(outcome, BaseException)
         ]
-        _write_records(good)
-        endings.end_held(
-            [(each.execution_id, each.fence, each.ending) for each in good if each.ending], now=timezone.now()
-        )
+        with together():
+            _write_records(good)
+            ends = [(each.execution_id, each.fence, each.ending) for each in good if each.ending]
+            endings.end_held(ends, now=timezone.now())
         for change in good:
             if change.release is not None:
                 _release(change, change.release, cancel_reason=held[change.execution_id, change.fence])
@@ -200,7 +201,7 @@ def _lock_held(changes: list[Change]) -> dict[tuple[UUID, int], str | None]:
     which it is to be cancelled, if it is."""
     ids = {change.execution_id for change in changes}
     if connection.vendor == "postgresql":
-        with connection.cursor() as cursor:
+        with together(), connection.cursor() as cursor:  # with the transaction's begin
             cursor.execute(_LOCK, [list(ids)])
             rows = cursor.fetchall()
     else:  # whose writers take turns
