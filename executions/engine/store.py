@@ -251,8 +251,8 @@ def _write_records(changes: list[Change]) -> None:
     bulk.upsert(list(steps.values()), unique=("execution", "key"))
     bulk.insert([LargeOutput(step_id=step.pk, text=step.output or "") for step in large], ignore_conflicts=True)
     bulk.insert([entry for change in changes for entry in change.journal], ignore_conflicts=True)
-    responses = [(change.execution_id, change.response) for change in changes if change.response is not None]
-    bulk.update(ExecutionPayload, responses, where=("execution",), set=("response",))
+    responses = {change.execution_id: change.response for change in changes if change.response is not None}
+    bulk.update(ExecutionPayload, list(responses.items()), where=("execution",), set=("response",))
 
 
 def _without_output(step: Step) -> Step:
