@@ -1,14 +1,17 @@
 """How an execution ends, and what its end sets off."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
+from typing import Any, Protocol
 from uuid import UUID
 
 from django.db import transaction
 from django.db.models import F, Max
 from django.db.models.functions import Now
 
+from bloxserver.core import bulk
 from executions import events
 from executions.dispatch import ring_bell, ring_failure_bell
 from executions.models import Execution, ExecutionPayload, ExecutionStatus, State, Step, StepStatus
@@ -30,6 +33,17 @@ class Ending:
     output: str | None = None
 
 
+class Endable(Protocol):
+    """An execution's row, or what a worker knows of it."""
+
+    @property
+    def pk(self) -> UUID: ...
+    @property
+    def fence(self) -> int: ...
+    @property
+    def parent_id(self) -> UUID | None: ...
+
+
 def canceled(reason: str) -> Ending:
     return Ending(ExecutionStatus.ERROR, CANCELED, reason)
 
@@ -44,40 +58,46 @@ def worker_lost(crashes: int) -> Ending:
     )
 
 
-def end(execution_id: UUID, ending: Ending, *, fence: int, now: datetime) -> bool:
-    """End it if it is still held under `fence`, or unheld with that fence; whether it was. In the caller's transaction.
+def end_held(endings: Sequence[tuple[UUID, int, Ending]], *, now: datetime) -> None:
+    """End executions that the caller has locked and found held: each by its id, the fence it is held under, its end."""
+    if not endings:
+        return
+    rows = [{"pk": pk, **_columns(ending, fence, now)} for pk, fence, ending in endings]
+    _, *columns = rows[0]
+    bulk.update(Execution, [list(row.values()) for row in rows], where=("id",), set=tuple(columns))
+    outputs = [(pk, ending.output) for pk, _, ending in endings if ending.output is not None]
+    bulk.update(ExecutionPayload, outputs, where=("execution",), set=("output",))
+    if any(ending.status in FAILED for _, _, ending in endings):
+        ring_failure_bell()
+
+
+def _columns(ending: Ending, fence: int, now: datetime) -> dict[str, Any]:
+    return {
+        "state": State.ENDED,
+        "status": ending.status,
+        "error_code": ending.error_code,
+        "error_message": ending.error_message,
+        "completed_at": now,
+        "due_at": None,
+        "lease_owner": "",
+        "lease_until": None,
+        "deadline_at": None,
+        "fence": fence + 1,
+        "follow_up_due": ending.status in FAILED,
+    }
+
+
+def end_unheld(execution: Endable, ending: Ending, *, now: datetime) -> bool:
+    """End an execution that no worker reports on (any longer), with the steps that it leaves unfinished; whether it did.
 
     The conditional update is the lock: a fence moves with every claim and expiry, and an ended row never changes.
     """
-    changed = (
-        Execution.objects.alive()
-        .filter(pk=execution_id, fence=fence)
-        .update(
-            state=State.ENDED,
-            status=ending.status,
-            error_code=ending.error_code,
-            error_message=ending.error_message,
-            completed_at=now,
-            due_at=None,
-            lease_owner="",
-            lease_until=None,
-            deadline_at=None,
-            fence=fence + 1,
-            follow_up_due=ending.status in FAILED,
-        )
-    )
-    if changed and ending.status in FAILED:
-        ring_failure_bell()
-    if changed and ending.output is not None:
-        ExecutionPayload.objects.filter(pk=execution_id).update(output=ending.output)
-    return bool(changed)
-
-
-def end_unheld(execution: Execution, ending: Ending, *, now: datetime) -> bool:
-    """End an execution that no worker reports on (any longer), with the steps that it leaves unfinished."""
-    if not end(execution.pk, ending, fence=execution.fence, now=now):
+    rows = Execution.objects.alive().filter(pk=execution.pk, fence=execution.fence)
+    if not rows.update(**_columns(ending, execution.fence, now)):
         return False
-    steps = Step.objects.filter(execution=execution)
+    if ending.status in FAILED:
+        ring_failure_bell()
+    steps = Step.objects.filter(execution=execution.pk)
     last = steps.aggregate(last=Max("number"))["last"] or 0
     steps.unfinished().update(
         status=StepStatus.ERROR,
@@ -87,16 +107,18 @@ def end_unheld(execution: Execution, ending: Ending, *, now: datetime) -> bool:
         due_at=None,
         number=F("number") + last,  # beyond what an event stream has seen
     )
-    transaction.on_commit(partial(after_end, [execution.pk]), robust=True)  # a failure is latency: see `after_end`
+    # Robust, since a failure is latency: see `after_end`.
+    transaction.on_commit(partial(after_end, [(execution.pk, execution.parent_id)]), robust=True)
     return True
 
 
-def after_end(execution_ids: list[UUID]) -> None:
-    """Wake the executions that wait for these, and tell who listens. Called once the ends are committed.
+def after_end(ended: Sequence[tuple[UUID, UUID | None]]) -> None:
+    """Wake the executions that wait for these, and tell who listens. Called once the ends are committed; each by its id
+    and its parent's.
 
     A parent that parks at this very moment looks once more after it has parked, so one of the two sees the other.
     """
-    parents = Execution.objects.filter(pk__in=execution_ids, parent_id__isnull=False).values("parent_id")
-    if Execution.objects.filter(pk__in=parents, state=State.PARKED).update(due_at=Now()):
+    parents = [parent for _, parent in ended if parent is not None]
+    if parents and Execution.objects.filter(pk__in=parents, state=State.PARKED).update(due_at=Now()):
         ring_bell()
-    events.announce(execution_ids)
+    events.announce([pk for pk, _ in ended])

@@ -25,6 +25,9 @@ LONGEST_WAIT_SECONDS = 1.0  # news by Redis can be lost, so nobody relies on it 
 REDIS_SECONDS = 0.5  # the longest that a worker or a watcher waits for Redis to answer
 PAUSE_SECONDS = 5.0  # after a failure Redis is left alone for so long
 
+# One command for all: a client writes and reads many in ten times the time.
+_PUBLISH = "for _, channel in ipairs(ARGV) do redis.call('PUBLISH', channel, '') end"
+
 _redis_paused_until = 0.0  # by time.monotonic()
 
 
@@ -37,10 +40,7 @@ def announce(execution_ids: Iterable[UUID]) -> None:
     if not _redis_usable():
         return
     try:
-        with _redis(settings.REDIS_URL).pipeline(transaction=False) as pipe:
-            for execution_id in execution_ids:
-                pipe.publish(_channel(execution_id), b"")
-            pipe.execute()
+        _redis(settings.REDIS_URL).eval(_PUBLISH, 0, *map(_channel, execution_ids))
     except RedisError as error:
         _pause_redis(error)
 

@@ -12,11 +12,10 @@ from executions.engine import shutdown  # noqa: F401 - its flag must be made bef
 
 @shared_task(name=Job.DRAIN, ignore_result=True)
 def drain() -> None:
-    from executions.engine.drain import (
-        drain_due_executions,  # the engine is the workers' alone: web and clock do without
-    )
+    from executions.engine.worker import worker  # the engine is the workers' alone: web and clock do without
 
-    drain_due_executions()
+    worker().drain()
+    worker().ring_for_what_is_left()
 
 
 @shared_task(name=Job.SWEEP, ignore_result=True)

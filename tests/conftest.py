@@ -59,10 +59,10 @@ def admin_client(operator: User) -> Client:
 @pytest.fixture
 def drain(transactional_db: None) -> Callable[[], None]:
     """Runs everything that can be claimed, in this process, to its end."""
-    from executions.engine.drain import drain_due_executions
+    from executions.engine.worker import drain_due_executions
 
     def run() -> None:
-        drain_due_executions(seconds=30, until_idle=True)
+        drain_due_executions(seconds=30)
 
     return run
 

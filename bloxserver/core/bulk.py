@@ -1,19 +1,24 @@
 """Many rows in one statement, at little more than what they cost the database.
 
 Django's `bulk_create` and `bulk_update` prepare each value of each row through their compilers, which costs five times
-what the database takes. Here a statement is made once for a model and its columns. PostgreSQL gets all rows as one
-JSON text, which Python's and its own C code write and read faster than psycopg's arrays or a thousand parameters; SQLite
-gets one prepared statement, run for each row. Constraints, triggers and transactions are the database's, as ever.
+what the database takes. Here a statement is made once for a model and its columns. PostgreSQL gets all rows as one JSON
+text, which Python makes and PostgreSQL reads faster than arrays; SQLite one prepared statement, run for each row.
+Constraints, triggers and transactions are the database's, as ever.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from functools import lru_cache
+from operator import attrgetter
 from typing import Any, TypeAlias
+from uuid import UUID
 
 from django.db import connection
 from django.db.models import Field, Model
+
+MAX_CHARACTERS = 16 * 1024 * 1024  # of rows in one statement, about: both sides hold all of it in memory
 
 Column: TypeAlias = "Field[Any, Any]"
 Row = Sequence[Any]
@@ -48,27 +53,43 @@ class _Statement:
 
     def run(self, rows: Sequence[Row]) -> int:
         with connection.cursor() as cursor:
-            if self.vendor == "postgresql":
-                names = [column.attname for column in self.columns]
-                cursor.execute(self.sql, [_json([dict(zip(names, row, strict=True)) for row in rows])])
-            else:
-                cursor.executemany(self.sql, [self._prepared(row) for row in rows])
-            return cursor.rowcount
+            if self.vendor != "postgresql":
+                cursor.executemany(self.sql, [self._for_sqlite(row) for row in rows])
+                return cursor.rowcount
+            changed = 0
+            for text in self._for_postgresql(rows):
+                cursor.execute(self.sql, [text])
+                changed += cursor.rowcount
+            return changed
 
-    def _prepared(self, row: Row) -> list[Any]:
+    def _for_postgresql(self, rows: Sequence[Row]) -> Iterator[str]:
+        names = [column.column for column in self.columns]
+        texts: list[str] = []
+        size = 0
+        for row in rows:
+            texts.append(_encode(dict(zip(names, row, strict=True))))
+            size += len(texts[-1])
+            if size > MAX_CHARACTERS:
+                yield f"[{','.join(texts)}]"
+                texts, size = [], 0
+        if texts:
+            yield f"[{','.join(texts)}]"
+
+    def _for_sqlite(self, row: Row) -> Row:
         values = [column.get_db_prep_save(value, connection) for column, value in zip(self.columns, row, strict=True)]
         return values[self.keys_last :] + values[: self.keys_last]
 
 
 def _write(statement: _Statement, rows: Sequence[Model]) -> None:
-    names = [column.attname for column in statement.columns]
-    statement.run([[getattr(row, name) for name in names] for row in rows])
+    statement.run(list(map(attrgetter(*(column.attname for column in statement.columns)), rows)))
 
 
 @lru_cache
 def _insert(vendor: str, model: type[Model], conflict: str) -> _Statement:
     columns: list[Column] = list(model._meta.concrete_fields)
-    values = f"SELECT * FROM {_records(columns)}" if vendor == "postgresql" else f"VALUES ({_marks(columns)})"
+    values = f"SELECT {_names(columns)} FROM {_given(columns)}"
+    if vendor != "postgresql":
+        values = f"VALUES ({', '.join(['%s'] * len(columns))})"
     return _Statement(f"INSERT INTO {_table(model)} ({_names(columns)}) {values} {conflict}", columns, vendor)
 
 
@@ -90,18 +111,29 @@ def _update(vendor: str, model: type[Model], where: tuple[str, ...], set: tuple[
         return _Statement(sql, keys + changed, vendor, keys_last=len(keys))
     assignments = ", ".join(f"{_name(column)} = new.{_name(column)}" for column in changed)
     condition = " AND ".join(f"old.{_name(column)} = new.{_name(column)}" for column in keys)
-    sql = f"UPDATE {_table(model)} AS old SET {assignments} FROM {_records(keys + changed)} WHERE {condition}"
-    return _Statement(sql, keys + changed, vendor)
+    return _Statement(
+        f"UPDATE {_table(model)} AS old SET {assignments} FROM {_given(keys + changed, 'new')} WHERE {condition}",
+        keys + changed,
+        vendor,
+    )
 
 
-def _json(rows: list[dict[str, Any]]) -> str:
-    return json.dumps(rows, default=str, separators=(",", ":"))  # ids and moments: PostgreSQL reads what `str` writes
-
-
-def _records(columns: list[Column]) -> str:
+def _given(columns: list[Column], name: str = "given") -> str:
     # Without the length of varchar(n): a cast to that cuts off silently, the assignment to the column does not.
-    types = ", ".join(f'"{column.attname}" {str(column.db_type(connection)).split("(")[0]}' for column in columns)
-    return f"json_to_recordset(%s) AS new ({types})"
+    types = (f"{_name(column)} {str(column.db_type(connection)).split('(')[0]}" for column in columns)
+    return f"json_to_recordset(%s::json) AS {name} ({', '.join(types)})"
+
+
+def _as_json(value: Any) -> str:
+    """A value of a column that JSON has no form for, as PostgreSQL reads it."""
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, UUID):
+        return value.hex
+    raise TypeError(f"{type(value).__name__} is not a value that is written in bulk")
+
+
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False, default=_as_json).encode
 
 
 def _fields(model: type[Model], names: tuple[str, ...]) -> list[Column]:
@@ -118,7 +150,3 @@ def _name(column: Column) -> str:
 
 def _names(columns: list[Column]) -> str:
     return ", ".join(map(_name, columns))
-
-
-def _marks(columns: list[Column]) -> str:
-    return ", ".join(["%s"] * len(columns))

@@ -2,8 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -57,13 +57,13 @@ class StepContext:
         self._open_waits = 0
         self._remaining: float | None = None
         self._winding_up = False
-        self.execution_id: UUID = run.execution.pk
-        self.flow_id: UUID = run.execution.flow_id
-        self.user_id: UUID = run.execution.user_id
+        self.execution_id: UUID = run.claimed.pk
+        self.flow_id: UUID = run.claimed.flow_id
+        self.user_id: UUID = run.claimed.user_id
         self.listener = listener.name
         self.peers = listener.peers
         self.attempt = step.attempt
-        self.idempotency_key = f"{run.execution.pk}:{step.key}"
+        self.idempotency_key = f"{run.claimed.pk}:{step.key}"
 
     @property
     def http(self) -> GuardedClient:
@@ -75,11 +75,10 @@ class StepContext:
         if self._open_waits:
             effect.cancel()
 
-    @asynccontextmanager
-    async def time_limit(self, seconds: float) -> AsyncIterator[None]:
-        """Bound the work of the attempt; what it waits for does not count."""
-        async with asyncio.timeout(seconds) as self._timeout:
-            yield
+    def time_limit(self, seconds: float) -> asyncio.Timeout:
+        """Bounds the work of the attempt; what it waits for does not count."""
+        self._timeout = asyncio.timeout(seconds)
+        return self._timeout
 
     async def call(self, peer: str, payload: Any, *, position: str | None = None) -> Any:
         if peer not in self.peers:
@@ -191,7 +190,7 @@ class StepContext:
         for address in addresses:
             if address not in approval.notified:
                 with self._working():
-                    await asyncio.to_thread(mails.send_question, approval, address, flow=self._run.execution.flow.name)
+                    await asyncio.to_thread(mails.send_question, approval, address, flow=self._run.claimed.flow_name)
                     approval.notified = [*approval.notified, address]
                     await self._run.store.call_patiently(partial(approval.save, update_fields=["notified"]))
 

@@ -2,10 +2,8 @@
 
 import asyncio
 import logging
-import os
-import socket
 import time
-from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 
 from django.conf import settings
@@ -13,8 +11,6 @@ from django.db import DatabaseError, InterfaceError
 from django.utils import timezone
 
 from bloxserver.core.errors import DomainError
-from bloxserver.core.ids import new_id
-from bloxserver.core.safe_http import close_shared_client
 from executions import endings
 from executions.dispatch import ring_bell
 from executions.endings import Ending
@@ -22,9 +18,10 @@ from executions.engine.lanes import anything_startable, worker_priorities
 from executions.engine.leases import Claimed, Holder, LeaseKeeper, claim
 from executions.engine.run import ExecutionRun
 from executions.engine.shutdown import is_shutting_down
-from executions.engine.store import LeaseLost, Store, close_connection
-from executions.engine.watchdog import Watchdog
-from executions.models import Execution, ExecutionStatus
+from executions.engine.store import LeaseLost, Store, close_connection, patiently
+from executions.models import ExecutionStatus
+from flows.models import Flow
+from flows.organism.spec import Organism
 from flows.services import fail_flow, load_organism
 
 logger = logging.getLogger(__name__)
@@ -35,44 +32,17 @@ PASS_ON_SECONDS = 0.05  # before a worker for some tiers rings for the others
 CLAIM_EVERY_SECONDS = 0.1  # while something runs: what was accepted meanwhile must not wait for it
 
 
-def drain_due_executions(*, seconds: float = DRAIN_SECONDS, until_idle: bool = False) -> None:
-    """Claim and run due executions until none is left, or for `seconds`; what is left then gets another bell.
-
-    `until_idle` is for a person or a test that wants everything carried through, parked waits aside.
-    """
-    with Watchdog() as watchdog:
-        asyncio.run(Drain(seconds).run(watchdog))
-    if until_idle:
-        return
-    if anything_startable(worker_priorities()):
-        ring_bell()
-    elif settings.BLOX_WORKER_TIERS and anything_startable():
-        time.sleep(PASS_ON_SECONDS)  # else it may hear this bell itself, again and again
-        ring_bell()
-
-
 class Drain:
-    def __init__(self, seconds: float, *, is_shutting_down: Callable[[], bool] = is_shutting_down) -> None:
+    def __init__(self, seconds: float, *, store: Store, keeper: LeaseKeeper) -> None:
         self.seconds = seconds
         self.capacity = settings.BLOX_WORKER_CONCURRENCY
-        self.owner = f"{socket.gethostname()}:{os.getpid()}:{new_id().hex[-8:]}"
-        self.is_shutting_down = is_shutting_down
-        self.store = Store()
-        self.keeper = LeaseKeeper(self.owner)
+        self.gulp = max(1, self.capacity // 2)  # while the loop runs one half, the other is written and claimed
+        self.store = store
+        self.keeper = keeper
         self.runs: dict[asyncio.Task[None], ExecutionRun] = {}
+        self._has_room_again = asyncio.Event()
 
-    async def run(self, watchdog: Watchdog) -> None:
-        ticking = asyncio.create_task(watchdog.tick())
-        self.keeper.start()
-        try:
-            await self._drain()
-        finally:
-            await close_shared_client()
-            await asyncio.to_thread(self.keeper.close)
-            self.store.close()
-            ticking.cancel()
-
-    async def _drain(self) -> None:
+    async def run(self) -> None:
         while True:
             await self._claim_and_wait(asyncio.get_running_loop().time() + self.seconds)
             for run in self.runs.values():
@@ -80,64 +50,57 @@ class Drain:
             if not self.runs:
                 return
             # A step may take an hour: the worker goes on claiming beside it, unless it is to end.
-            await asyncio.wait(self.runs, timeout=None if self.is_shutting_down() else HAND_BACK_SECONDS)
+            await asyncio.wait(self.runs, timeout=None if is_shutting_down() else HAND_BACK_SECONDS)
             if not self.runs:
                 return
 
     async def _claim_and_wait(self, until: float) -> None:
         """Claim, and wait for what was claimed, until nothing is left, the time is over, or the worker is to end."""
-        while asyncio.get_running_loop().time() < until and not self.is_shutting_down():
+        while asyncio.get_running_loop().time() < until and not is_shutting_down():
+            self._has_room_again.clear()
             claimed = await self._claim()
             if not self.runs and not claimed:
                 return
-            if self.runs and (not claimed or self._is_full):
-                await asyncio.wait(self.runs, timeout=CLAIM_EVERY_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+            if self.runs and not (claimed == self.gulp and self._has_room):
+                await self._wait()
+
+    async def _wait(self) -> None:
+        """Until something has ended and there is room for a gulp, or what was accepted meanwhile has waited enough."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CLAIM_EVERY_SECONDS):
+                await self._has_room_again.wait()
 
     @property
-    def _is_full(self) -> bool:
-        return len(self.runs) >= self.capacity or any(run.execution.claim_alone for run in self.runs.values())
+    def _has_room(self) -> bool:
+        return self.capacity - len(self.runs) >= self.gulp
 
     async def _claim(self) -> int:
         """Take what is due, as far as there is room; how many were taken."""
-        if self._is_full:
+        limit = min(self.gulp, self.capacity - len(self.runs))
+        if not limit or any(run.claimed.claim_alone for run in self.runs.values()):
             return 0
-        take = partial(claim, self.owner, limit=self.capacity - len(self.runs), holding=len(self.runs))
         try:
-            claimed = await self.store.call(take)
+            claimed = await self.store.call(partial(self._take, limit=limit, holding=len(self.runs)))
         except (DatabaseError, InterfaceError) as error:
             logger.warning("Cannot claim: %s", error)
             await self.store.call(close_connection)
             return 0
-        for each in claimed:
-            await self._start(each)
+        for each, organism in claimed:
+            if organism is not None:
+                self._start(ExecutionRun(each, organism, self.store))
         return len(claimed)
 
-    async def _start(self, claimed: Claimed) -> None:
-        try:
-            run = await self._prepare(claimed)
-        except LeaseLost:  # the database is away: the lease runs out, and the execution goes on later
-            return
-        except Exception:  # one that cannot be started must not take the others down
-            logger.exception("execution=%s cannot be started", claimed.execution.pk)
-            return
-        if run is not None:
-            self._hold(run)
+    def _take(self, *, limit: int, holding: int) -> list[tuple[Claimed, Organism | None]]:
+        """Claim, and load the organisms; runs in the database thread."""
+        claimed = claim(self.keeper.owner, limit=limit, holding=holding)
+        return [(each, organism_of(each)) for each in claimed]
 
-    async def _prepare(self, claimed: Claimed) -> ExecutionRun | None:
-        """The run of a claimed execution; None when its version no longer loads, and it has ended with that."""
-        try:
-            organism = await self.store.call_patiently(partial(load_organism, claimed.execution.version_id))
-        except DomainError as error:
-            await self.store.call_patiently(partial(_refuse, claimed.execution, error.message))
-            return None
-        return ExecutionRun(claimed, organism, self.store)
-
-    def _hold(self, run: ExecutionRun) -> None:
+    def _start(self, run: ExecutionRun) -> None:
         loop = asyncio.get_running_loop()
         self.keeper.hold(
-            run.execution.pk,
+            run.claimed.pk,
             Holder(
-                run.fence,
+                run.claimed.fence,
                 lost=partial(loop.call_soon_threadsafe, run.lose),
                 cancel=lambda reason: loop.call_soon_threadsafe(run.cancel, reason),
             ),
@@ -148,12 +111,38 @@ class Drain:
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         run = self.runs.pop(task)
-        self.keeper.release(run.execution.pk, run.fence)
+        self.keeper.release(run.claimed.pk, run.claimed.fence)
+        if self._has_room:
+            self._has_room_again.set()
 
 
-def _refuse(execution: Execution, reason: str) -> None:
+def organism_of(claimed: Claimed) -> Organism | None:
+    """The organism of an execution; None where it cannot be started: one such must not take the others down."""
+    try:
+        try:
+            return patiently(partial(load_organism, claimed.version_id))
+        except DomainError as error:
+            patiently(partial(_refuse, claimed, error.message))
+    except LeaseLost:  # the database is away: the lease runs out, and the execution goes on later
+        pass
+    except Exception:
+        logger.exception("execution=%s cannot be started", claimed.pk)
+    return None
+
+
+def _refuse(claimed: Claimed, reason: str) -> None:
     """The version no longer loads (a block is gone, say): the execution ends, and its flow is out of order."""
     message = f"The version no longer loads: {reason}"
-    endings.end_unheld(execution, Ending(ExecutionStatus.ERROR, "invalid_organism", message), now=timezone.now())
-    if not execution.is_draft:
-        fail_flow(flow=execution.flow, message=message)
+    endings.end_unheld(claimed, Ending(ExecutionStatus.ERROR, "invalid_organism", message), now=timezone.now())
+    flow = Flow.objects.filter(pk=claimed.flow_id, deployed_version=claimed.version_id).first()
+    if flow is not None and not claimed.is_draft:
+        fail_flow(flow=flow, message=message)
+
+
+def ring_for_what_is_left() -> None:
+    """Ring the bell where a claim would find something now."""
+    if anything_startable(worker_priorities()):
+        ring_bell()
+    elif settings.BLOX_WORKER_TIERS and anything_startable():
+        time.sleep(PASS_ON_SECONDS)  # else it may hear this bell itself, again and again
+        ring_bell()

@@ -9,6 +9,8 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from operator import attrgetter
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from django.conf import settings
@@ -21,8 +23,6 @@ from billing.services import concurrent_executions_by_tier, priority_of_tier
 from executions.models import Execution, State
 
 WAKE_BATCH = 1_000
-HEAD_FIELDS = ("pk", "priority", "user_id", "flow_id", "flow_limit", "due_at")
-ROW_FIELDS = (*HEAD_FIELDS, "claim_alone", "seconds_allowed", "seconds_worked")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +31,18 @@ class Lane:
     user_id: UUID
     flow_id: UUID
     cap: int  # executions of this tenant at once
+
+
+class Queued(NamedTuple):
+    """What a claim has to know of an execution."""
+
+    id: UUID
+    priority: int
+    user_id: UUID
+    flow_id: UUID
+    flow_limit: int | None
+    due_at: datetime
+    claim_alone: bool
 
 
 @dataclass
@@ -45,6 +57,13 @@ class Working:
         self.by_flow[flow_id] += count
 
 
+_WAKE = """
+UPDATE executions_execution SET state = 'queued' WHERE id IN (
+    SELECT id FROM executions_execution WHERE state = 'parked' AND due_at <= {now} ORDER BY due_at LIMIT %s {skip_locked}
+)
+"""
+
+
 def worker_priorities() -> list[int]:
     """The priorities that this worker claims; empty for all."""
     return [priority_of_tier(tier) for tier in settings.BLOX_WORKER_TIERS]
@@ -55,10 +74,10 @@ def wake_parked() -> None:
 
     In the caller's transaction; the row locks and the condition on the state make it safe beside claims and wake-ups.
     """
-    due = Execution.objects.filter(state=State.PARKED, due_at__lte=Now()).order_by("due_at")
-    ids = list(due.select_for_update(skip_locked=True, of=("self",)).values_list("pk", flat=True)[:WAKE_BATCH])
-    if ids:
-        Execution.objects.filter(pk__in=ids, state=State.PARKED).update(state=State.QUEUED)
+    skip_locked = "FOR UPDATE SKIP LOCKED" if connection.vendor == "postgresql" else ""
+    now = "statement_timestamp()" if connection.vendor == "postgresql" else "STRFTIME('%%Y-%%m-%%d %%H:%%M:%%f', 'NOW')"
+    with connection.cursor() as cursor:
+        cursor.execute(_WAKE.format(now=now, skip_locked=skip_locked), [WAKE_BATCH])
 
 
 def anything_startable(priorities: Sequence[int] = ()) -> bool:
@@ -79,10 +98,11 @@ def next_lanes(*, limit: int, priorities: Sequence[int]) -> list[Lane]:
     if priorities:
         rows = rows.filter(priority__in=priorities)
     heads = rows.order_by().values_list("priority", "user_id", "flow_id").annotate(Min("due_at"), Min("flow_limit"))
-    return _in_turn(list(heads), count_working())[:limit]
+    return _in_turn(list(heads))[:limit]
 
 
-def _in_turn(heads: list[tuple[int, UUID, UUID, datetime, int | None]], working: Working) -> list[Lane]:
+def _in_turn(heads: list[tuple[int, UUID, UUID, datetime, int | None]]) -> list[Lane]:
+    working = count_working({user for _, user, *_ in heads})
     tiers = dict(User.objects.filter(pk__in={user for _, user, *_ in heads}).values_list("pk", "tier"))
     caps = concurrent_executions_by_tier()
     heads.sort(key=lambda head: (working.by_flow[head[2]], head[3]))
@@ -143,12 +163,22 @@ def _walk(limit: int, priorities: Sequence[int]) -> list[Lane]:
         return [Lane(*row) for row in cursor.fetchall()]
 
 
-def count_working(users: Collection[UUID] | None = None) -> Working:
-    rows = Execution.objects.filter(state=State.WORKING)
-    if users is not None:
-        rows = rows.filter(user__in=users)
+_COUNT = """
+SELECT user_id, flow_id, count(*) FROM executions_execution
+WHERE state = 'working' AND user_id = ANY (%s) GROUP BY user_id, flow_id
+"""
+
+
+def count_working(users: Collection[UUID]) -> Working:
     working = Working()
-    for user_id, flow_id, count in rows.order_by().values_list("user_id", "flow_id").annotate(Count("pk")):
+    if connection.vendor == "postgresql":
+        with connection.cursor() as cursor:
+            cursor.execute(_COUNT, [list(users)])
+            counts = cursor.fetchall()
+    else:
+        rows = Execution.objects.filter(state=State.WORKING, user__in=users).order_by()
+        counts = list(rows.values_list("user_id", "flow_id").annotate(Count("pk")))
+    for user_id, flow_id, count in counts:
         working.add(user_id, flow_id, count)
     return working
 
@@ -158,8 +188,7 @@ _HEADS = """
 SELECT first.* FROM unnest(%(priorities)s::int[], %(users)s::uuid[], %(flows)s::uuid[], %(shares)s::int[])
     AS lane (priority, user_id, flow_id, share)
 CROSS JOIN LATERAL (
-    SELECT id, priority, user_id, flow_id, flow_limit, due_at, claim_alone, seconds_allowed, seconds_worked
-    FROM executions_execution
+    SELECT id, priority, user_id, flow_id, flow_limit, due_at, claim_alone FROM executions_execution
     WHERE state = 'queued' AND priority = lane.priority AND user_id = lane.user_id AND flow_id = lane.flow_id
         AND due_at <= statement_timestamp() AND (%(suspects)s OR NOT claim_alone)
     ORDER BY due_at LIMIT lane.share FOR UPDATE SKIP LOCKED
@@ -167,7 +196,7 @@ CROSS JOIN LATERAL (
 """
 
 
-def first_in(lanes: Sequence[Lane], *, limit: int, suspects: bool) -> list[Execution]:
+def first_in(lanes: Sequence[Lane], *, limit: int, suspects: bool) -> list[Queued]:
     """The first executions of each lane, locked, and no more in all than a few times `limit`.
 
     With `suspects`, also those that must be claimed alone.
@@ -175,15 +204,17 @@ def first_in(lanes: Sequence[Lane], *, limit: int, suspects: bool) -> list[Execu
     at_priority = Counter(lane.priority for lane in lanes)
     shares = [-(-limit // at_priority[lane.priority]) for lane in lanes]
     if connection.vendor == "postgresql":
-        parameters = {
+        parameters: dict[str, Any] = {
             "priorities": [lane.priority for lane in lanes],
             "users": [lane.user_id for lane in lanes],
             "flows": [lane.flow_id for lane in lanes],
             "shares": shares,
             "suspects": suspects,
         }
-        return list(Execution.objects.raw(_HEADS, parameters))
-    rows: list[Execution] = []
+        with connection.cursor() as cursor:
+            cursor.execute(_HEADS, parameters)
+            return [Queued(*row) for row in cursor.fetchall()]
+    rows: list[Queued] = []
     for lane, share in zip(lanes, shares, strict=True):
         queued = Execution.objects.filter(
             Q(claim_alone=False) | Q(claim_alone=suspects),
@@ -193,27 +224,27 @@ def first_in(lanes: Sequence[Lane], *, limit: int, suspects: bool) -> list[Execu
             flow=lane.flow_id,
             due_at__lte=Now(),
         )
-        rows += queued.order_by("due_at").only(*ROW_FIELDS)[:share]
+        rows += (Queued(*row) for row in queued.order_by("due_at").values_list(*Queued._fields)[:share])
     return rows
 
 
-def choose(rows: Iterable[Execution], *, caps: dict[UUID, int], working: Working, limit: int) -> list[Execution]:
+def choose(rows: Iterable[Queued], *, caps: dict[UUID, int], working: Working, limit: int) -> list[Queued]:
     """Up to `limit` of `rows`, in turn and within the caps; `working` grows by what is chosen.
 
     A lane's rows go in the order in which they came due; one that its flow's limit stops keeps those behind it waiting.
     """
-    lanes: dict[tuple[int, UUID], list[Execution]] = {}
-    for row in sorted(rows, key=_due, reverse=True):
+    lanes: dict[tuple[int, UUID], list[Queued]] = {}
+    for row in sorted(rows, key=attrgetter("due_at"), reverse=True):
         lanes.setdefault((row.priority, row.flow_id), []).append(row)
 
-    def turn(lane: list[Execution]) -> tuple[int, int, int, datetime]:
+    def turn(lane: list[Queued]) -> tuple[int, int, int, datetime]:
         head = lane[-1]
-        return head.priority, working.by_user[head.user_id], working.by_flow[head.flow_id], _due(head)
+        return head.priority, working.by_user[head.user_id], working.by_flow[head.flow_id], head.due_at
 
     heads = [(turn(lane), number) for number, lane in enumerate(lanes.values())]
     by_number = list(lanes.values())
     heapq.heapify(heads)
-    chosen: list[Execution] = []
+    chosen: list[Queued] = []
     while heads and len(chosen) < limit:
         was, number = heapq.heappop(heads)
         lane = by_number[number]
@@ -230,8 +261,3 @@ def choose(rows: Iterable[Execution], *, caps: dict[UUID, int], working: Working
         if lane:
             heapq.heappush(heads, (turn(lane), number))
     return chosen
-
-
-def _due(row: Execution) -> datetime:
-    assert row.due_at is not None  # it is queued
-    return row.due_at

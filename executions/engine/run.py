@@ -7,9 +7,10 @@ a resumed one are the same code.
 import asyncio
 import logging
 from collections import ChainMap
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
-from functools import partial
+from functools import cached_property, partial
 from random import Random
 from typing import Any
 from uuid import UUID
@@ -30,6 +31,8 @@ from flows.organism.spec import Organism
 
 logger = logging.getLogger(__name__)
 
+YIELD_EVERY = 10  # deliveries without a task of their own; then the loop sees to others
+TASK_EVERY = 10  # levels of calls within calls: Python's stack goes no deeper
 FLUSH_AFTER_STEPS = 200  # steps without effects wait for the next effect or the end, but no more than this many
 
 
@@ -39,19 +42,19 @@ class Scope:
 
     plan: Plan
     outputs: ChainMap[str, Any] = field(default_factory=ChainMap)
+    depth: int = 0  # calls within calls
 
     def inner(self, plan: Plan) -> "Scope":
-        return Scope(plan, self.outputs.new_child())
+        return Scope(plan, self.outputs.new_child(), self.depth + 1)
 
 
 class ExecutionRun:
     """Holds the lease of one execution from its claim to its end, park or hand-back."""
 
     def __init__(self, claimed: Claimed, organism: Organism, store: Store) -> None:
-        self.execution = claimed.execution
+        self.claimed = claimed
         self.organism = organism
         self.store = store
-        self.fence = claimed.execution.fence
         self.recorded = {step.key: step for step in claimed.steps}
         self.journal = {(entry.step_key, entry.position): entry for entry in claimed.journal}
         self.children: set[UUID] = set()  # executions whose end this one waits for
@@ -59,21 +62,34 @@ class ExecutionRun:
         self.response: str | None = None  # what a respond block said, until it is written
         self.effects: set[asyncio.Task[Any]] = set()  # under way: their deliveries await and record them
         self.delivered: set[str] = set()  # keys, for the loop guard
-        self.random = Random(claimed.execution.pk.int)  # noqa: S311 - spreads retries, hides nothing
-        self.trigger = json_text.loads(self.execution.payload.trigger)
-        self.variables = json_text.loads(self.execution.payload.variables)
+        self.names = {  # what expressions see in every step
+            "trigger": json_text.loads(claimed.trigger),
+            "flow": {"id": str(claimed.flow_id), "name": claimed.flow_name},
+            "execution": {
+                "id": str(claimed.pk),
+                "startedAt": claimed.started_at.isoformat(),
+                "triggerType": claimed.trigger_type,
+            },
+            "vars": json_text.loads(claimed.variables),
+        }
         self.secrets: dict[str, str] = {}  # by name, as far as they were used
         self._steps = StepRunner(self)
+        self._alone = 0  # deliveries without a task of their own, so far
         self._number = max((step.number for step in claimed.steps), default=0)
         self._unsaved_steps: dict[str, Step] = {}
         self._unsaved_journal: list[JournalEntry] = []
         self._unfinished: dict[str, Step] = {}  # started here, and not ended
-        self.turns = Turns()
+        self.turns = Turns(self._idle)
         self._handing_back = False
+        self._parks = False
         self._stop_reason: Ending | None = None
         self._lost = False
         self._closing = False
         self._main: asyncio.Task[Any] | None = None
+
+    @cached_property
+    def random(self) -> Random:
+        return Random(self.claimed.pk.int)  # noqa: S311 - spreads retries, hides nothing
 
     # What the drain and the lease keeper say. ---------------------------------------------------------------------
 
@@ -99,7 +115,12 @@ class ExecutionRun:
     def _time_out(self) -> None:
         """Past the deadline effects under way are not awaited: their steps say that they were cut."""
         self._cut_effects()
-        self._stop(timed_out(self.execution.seconds_allowed))
+        self._stop(timed_out(self.claimed.seconds_allowed))
+
+    def _idle(self) -> None:
+        if self._main is not None and not self._main.done():
+            self._parks = True
+            self._main.cancel()
 
     def _stop(self, ending: Ending) -> None:
         if self._stop_reason is None and not self._closing:
@@ -119,7 +140,7 @@ class ExecutionRun:
     async def run(self) -> None:
         """Work on it. Never raises: what goes wrong is on record, or the lease runs out."""
         started = asyncio.get_running_loop().time()
-        left = max(0.0, self.execution.seconds_allowed - self.execution.seconds_worked)
+        left = max(0.0, self.claimed.seconds_allowed - self.claimed.seconds_worked)
         deadline = asyncio.get_running_loop().call_later(left, self._time_out)
         try:
             ending = await self._work()
@@ -129,9 +150,9 @@ class ExecutionRun:
             else:
                 await self._park(asyncio.get_running_loop().time() - started)
         except LeaseLost:
-            logger.warning("execution=%s is another worker's now; dropped", self.execution.pk)
+            logger.warning("execution=%s is another worker's now; dropped", self.claimed.pk)
         except Exception:
-            logger.exception("execution=%s could not be carried through", self.execution.pk)
+            logger.exception("execution=%s could not be carried through", self.claimed.pk)
             await self._give_up()
         finally:
             deadline.cancel()
@@ -141,17 +162,13 @@ class ExecutionRun:
         self._main = asyncio.create_task(self._root())
         if self._lost or self._stop_reason is not None:  # told before it began
             self._main.cancel()
-        idle = asyncio.create_task(self.turns.until_idle())
-        await asyncio.wait([self._main, idle], return_when=asyncio.FIRST_COMPLETED)
-        parks = not self._main.done()
-        for task in (self._main, idle):
-            task.cancel()
-        await asyncio.wait([self._main, idle])
+        with suppress(asyncio.CancelledError, Exception):  # what became of it is looked at below
+            await self._main
         if self._lost:
             raise LeaseLost
         if not self._main.cancelled():
             return self._outcome(self._main)
-        if self._stop_reason is None and not parks:
+        if self._stop_reason is None and not self._parks:
             raise LeaseLost  # cancelled by nobody that is known here: the loop is being closed
         return self._stop_reason
 
@@ -162,9 +179,9 @@ class ExecutionRun:
             return Ending(ExecutionStatus.ERROR, failure.code, json_text.clean(failure.message))
 
     async def _root(self) -> Any:
-        only = self.execution.payload.only_listener
+        only = self.claimed.only_listener
         scope = Scope(Plan(self.organism, alone=bool(only)))
-        first = scope.plan.start(only or self.organism.entry, json_text.loads(self.execution.payload.input))
+        first = scope.plan.start(only or self.organism.entry, json_text.loads(self.claimed.input))
         return await self.run_scope(scope, first)
 
     async def _end(self, ending: Ending) -> None:
@@ -184,9 +201,9 @@ class ExecutionRun:
             ExecutionStatus.ERROR, "internal_error", "The server could not carry it through; its log has the details."
         )
         try:
-            await self.store.call_patiently(partial(endings.end_unheld, self.execution, ending, now=timezone.now()))
+            await self.store.call_patiently(partial(endings.end_unheld, self.claimed, ending, now=timezone.now()))
         except Exception:
-            logger.exception("execution=%s could not be ended; its lease runs out", self.execution.pk)
+            logger.exception("execution=%s could not be ended; its lease runs out", self.claimed.pk)
 
     async def _park(self, seconds: float) -> None:
         """Give up the lease, and say when the execution is due again."""
@@ -202,7 +219,7 @@ class ExecutionRun:
             "state": State.QUEUED if self._handing_back else State.PARKED,
             "due_at": due_at,
             "claim_alone": False,
-            "seconds_worked": self.execution.seconds_worked + seconds,
+            "seconds_worked": self.claimed.seconds_worked + seconds,
         }
         await self._write(self._unsaved(release=release))
         if self.children:
@@ -211,31 +228,50 @@ class ExecutionRun:
     def _look_once_more(self) -> None:
         """A child that ended while this was parking could not wake it: one of the two sees the other."""
         if Execution.objects.filter(pk__in=self.children, state=State.ENDED).exists():
-            Execution.objects.filter(pk=self.execution.pk, state=State.PARKED, fence=self.fence).update(due_at=Now())
+            Execution.objects.filter(pk=self.claimed.pk, state=State.PARKED, fence=self.claimed.fence).update(
+                due_at=Now()
+            )
 
     # Scopes. ------------------------------------------------------------------------------------------------------
 
     async def run_scope(self, scope: Scope, first: list[Delivery]) -> Any:
         """Deliver `first` and all that follows from it; the scope's result. Raises `StepFailed`."""
         tasks: dict[asyncio.Task[Outcome], Delivery] = {}
-        self._spawn(scope, first, tasks)
+        ready = self._take_turns(first)
         try:
-            while tasks:
+            while ready or tasks:
+                if len(ready) == 1 and not tasks and scope.depth % TASK_EVERY != TASK_EVERY - 1:
+                    ready = self._follow(scope, ready[0], await self._deliver_alone(scope, ready[0]))
+                    continue
+                tasks |= {asyncio.create_task(self._steps.deliver(scope, delivery)): delivery for delivery in ready}
+                ready = []
                 done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
                 for task in sorted(done, key=lambda task: self._order(tasks[task])):
-                    if self._follow(scope, task, tasks):
+                    outcome = task.result()
+                    following = self._follow(scope, tasks.pop(task), outcome)
+                    ready += following
+                    if any(self._has_ended(delivery) for delivery in following):
                         break  # what it led to is on record, and had perhaps ended before the others in `done`
         except StepFailed:
-            called_off = list(tasks.values())
+            called_off = [*tasks.values(), *ready]
             await self._call_off(tasks)
             for delivery in called_off:
                 self._drop(delivery.key)
             raise
         finally:
             await self._call_off(tasks)
+            for _ in ready:
+                self.turns.over()
         if self._handing_back and scope.plan.in_flight:
             await asyncio.Event().wait()  # until the run has noticed that it is idle, and cancels this
         return scope.plan.result
+
+    async def _deliver_alone(self, scope: Scope, delivery: Delivery) -> Outcome:
+        """Deliver the only message under way in a scope, without a task of its own."""
+        self._alone += 1
+        if self._alone % YIELD_EVERY == 0:
+            await asyncio.sleep(0)
+        return await self._steps.deliver(scope, delivery)
 
     async def _call_off(self, tasks: dict[asyncio.Task[Outcome], Delivery]) -> None:
         """Cancel deliveries. Each first awaits its effect under way, so that nothing that happened is forgotten."""
@@ -258,28 +294,24 @@ class ExecutionRun:
             step.error, step.error_code = "Dropped, since what ran beside it failed.", "dropped"
             self.finish(step)
 
-    def _follow(self, scope: Scope, task: asyncio.Task[Outcome], tasks: dict[asyncio.Task[Outcome], Delivery]) -> bool:
-        """Deliver what follows from a delivery that has ended; only then is its own turn over.
-
-        Whether any of what follows is on record.
-        """
-        outcome = task.result()
-        delivery = tasks.pop(task)
+    def _follow(self, scope: Scope, delivery: Delivery, outcome: Outcome) -> list[Delivery]:
+        """What follows from a delivery that has ended; only then is its own turn over."""
         if outcome.error is None:
             scope.outputs[delivery.listener] = outcome.value
             following = scope.plan.finished(delivery, outcome.value, outcome.to)
         else:
             following = scope.plan.failed(delivery, outcome.error, outcome.to[0])
-        self._spawn(scope, following, tasks)
+        ready = self._take_turns(following)
         self.turns.over()
-        return any(self._has_ended(delivery) for delivery in following)
+        return ready
 
-    def _spawn(self, scope: Scope, deliveries: list[Delivery], tasks: dict[asyncio.Task[Outcome], Delivery]) -> None:
-        for delivery in deliveries:
-            if self._handing_back and not self._has_ended(delivery):
-                continue
+    def _take_turns(self, deliveries: list[Delivery]) -> list[Delivery]:
+        """Those of them that are to be delivered: while handing back, only from the record."""
+        if self._handing_back:
+            deliveries = [delivery for delivery in deliveries if self._has_ended(delivery)]
+        for _ in deliveries:
             self.turns.take()
-            tasks[asyncio.create_task(self._steps.deliver(scope, delivery))] = delivery
+        return deliveries
 
     def _has_ended(self, delivery: Delivery) -> bool:
         step = self.recorded.get(delivery.key)
@@ -326,7 +358,7 @@ class ExecutionRun:
 
     async def transact(self, transaction: Transaction) -> Any:
         """Commit what has not been written, and then `transaction`. Gives what it gave, raises what it raised."""
-        change = Change(self.execution.pk, self.fence, transaction=transaction)
+        change = Change(self.claimed.pk, self.claimed.fence, transaction=transaction)
         _, value = await asyncio.gather(self.flush(), self._write(change))
         self.journal[transaction.entry.step_key, transaction.entry.position] = transaction.entry
         return value
@@ -343,8 +375,9 @@ class ExecutionRun:
 
     def _unsaved(self, **what: Any) -> Change:
         change = Change(
-            self.execution.pk,
-            self.fence,
+            self.claimed.pk,
+            self.claimed.fence,
+            self.claimed.parent_id,
             steps=list(self._unsaved_steps.values()),
             journal=self._unsaved_journal,
             response=self.response,
@@ -365,7 +398,7 @@ class ExecutionRun:
         from executions.services import accept_execution
         from flows.services import flow_by_reference
 
-        parent = self.execution
+        parent = Execution.objects.select_related("flow", "user").get(pk=self.claimed.pk)
         child = accept_execution(
             flow=flow_by_reference(user=parent.user, reference=flow),
             trigger_type=parent.trigger_type,

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import traceback
-from collections.abc import Mapping
+from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -13,6 +13,7 @@ from django.utils import timezone
 from pydantic import ValidationError
 
 from bloxserver.core import json_text
+from bloxserver.core.ids import new_id
 from executions.engine.context import StepContext, crash_position
 from executions.engine.planner import Delivery, destinations
 from executions.engine.retries import may_retry, retry_delay
@@ -34,6 +35,9 @@ MAX_CODE = 50  # characters: the column's
 WORKER_LOST = "worker_lost"
 LOST = "The worker died while this step was under way; its outcome is unknown."
 OUTSIDE = (Effects.REPEATABLE, Effects.ONCE)
+
+
+BLANK = {field.attname: field.get_default() for field in Step._meta.concrete_fields}
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,9 +188,10 @@ class StepRunner:
         self, context: StepContext, scope: "Scope", step: Step, delivery: Delivery, listener: Listener
     ) -> Any:
         try:
-            async with context.time_limit(listener.timeout):
-                await self._fetch_secrets(listener)
-                names = Names(self._names(scope, delivery))
+            async with context.time_limit(listener.timeout) if listener.block.waits else nullcontext():
+                if listener.config.secret_names:
+                    await self._fetch_secrets(listener)
+                names = Names({**self._run.names, "payload": _plain(delivery.payload), "steps": dict(scope.outputs)})
                 rendered = listener.config.render(names, self._run.secrets.__getitem__)
                 step.notes = names.replaced
                 config = listener.block.Config.model_validate(rendered)
@@ -204,7 +209,7 @@ class StepRunner:
                 raise
             logger.error(
                 "execution=%s listener=%s: its block crashed\n%s",
-                self._run.execution.pk,
+                self._run.claimed.pk,
                 listener.name,
                 redact(traceback.format_exc(), self._run.secrets.values()),
             )
@@ -260,18 +265,24 @@ class StepRunner:
 
     def _new_step(self, scope: "Scope", delivery: Delivery, listener: Listener) -> Step:
         is_first = not delivery.parents and not scope.plan.scope
-        return Step(
-            execution_id=self._run.execution.pk,
-            key=delivery.key,
-            scope=scope.plan.scope,
-            parents=list(delivery.parents),
-            listener=listener.name,
-            block=listener.block.name,
-            from_listener=delivery.sender,
-            status=StepStatus.WAITING,
-            input=None if delivery.inherits or is_first else json_text.dumps(_plain(delivery.payload)),
-            started_at=timezone.now(),
-        )
+        given: dict[str, Any] = {
+            "id": new_id(),
+            "execution_id": self._run.claimed.pk,
+            "key": delivery.key,
+            "scope": scope.plan.scope,
+            "parents": list(delivery.parents),
+            "listener": listener.name,
+            "block": listener.block.name,
+            "from_listener": delivery.sender,
+            "status": StepStatus.WAITING,
+            "input": None if delivery.inherits or is_first else json_text.dumps(_plain(delivery.payload)),
+            "started_at": timezone.now(),
+            "sent_to": [],
+            "failures": [],
+            "notes": [],
+        }
+        # By position, which takes Django a third of the time.
+        return Step(*(BLANK | given).values())  # type: ignore[misc]
 
     def _guard_loops(self, delivery: Delivery) -> None:
         run = self._run
@@ -285,27 +296,11 @@ class StepRunner:
             raise StepFailed(message, code="too_many_messages", retryable=False)
 
     async def _fetch_secrets(self, listener: Listener) -> None:
-        run, execution = self._run, self._run.execution
+        run, claimed = self._run, self._run.claimed
         for name in listener.config.secret_names:
             if name not in run.secrets:
-                fetch = partial(secret_value, flow_id=execution.flow_id, user_id=execution.user_id, name=name)
+                fetch = partial(secret_value, flow_id=claimed.flow_id, user_id=claimed.user_id, name=name)
                 run.secrets[name] = await run.store.call_patiently(fetch)
-
-    def _names(self, scope: "Scope", delivery: Delivery) -> Mapping[str, Any]:
-        """What expressions see."""
-        execution = self._run.execution
-        return {
-            "payload": _plain(delivery.payload),
-            "trigger": self._run.trigger,
-            "steps": dict(scope.outputs),
-            "flow": {"id": str(execution.flow_id), "name": execution.flow.name},
-            "execution": {
-                "id": str(execution.pk),
-                "startedAt": execution.started_at.isoformat(),
-                "triggerType": execution.trigger_type,
-            },
-            "vars": self._run.variables,
-        }
 
 
 def _on_crash(listener: Listener, effects: Effects) -> str:

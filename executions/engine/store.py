@@ -20,9 +20,10 @@ from django.db.models import Q
 from django.db.models.functions import Now
 from django.utils import timezone
 
-from bloxserver.core import json_text
+from bloxserver.core import bulk, json_text
 from bloxserver.core.database import is_away
 from bloxserver.core.errors import DomainError
+from bloxserver.core.pipeline import together
 from executions import endings, events
 from executions.endings import Ending
 from executions.engine.leases import LEASE
@@ -39,10 +40,6 @@ from flows.blocks.base import BlockError
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
-
-STEP_FIELDS = [
-    field.name for field in Step._meta.concrete_fields if field.name not in ("id", "execution", "key")
-]  # what a later write of the same step replaces
 
 
 class LeaseLost(Exception):
@@ -70,6 +67,7 @@ class Change:
 
     execution_id: UUID
     fence: int
+    parent_id: UUID | None = None
     steps: list[Step] = field(default_factory=list)
     journal: list[JournalEntry] = field(default_factory=list)
     response: str | None = None
@@ -102,7 +100,8 @@ class Store:
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._waiting.append((change, future))
         if not self._writing:
-            self._write_waiting()
+            self._writing = True
+            asyncio.get_running_loop().call_soon(self._write_waiting)  # with what others save in this round of the loop
         return await future
 
     def close(self) -> None:
@@ -111,7 +110,6 @@ class Store:
 
     def _write_waiting(self) -> None:
         batch, self._waiting = self._waiting, []
-        self._writing = True
         work = asyncio.get_running_loop().run_in_executor(
             self._thread, write_patiently, [change for change, _ in batch]
         )
@@ -125,8 +123,8 @@ class Store:
                 future.set_exception(outcome)
             else:
                 future.set_result(outcome)
-        self._writing = False
-        if self._waiting:
+        self._writing = bool(self._waiting)
+        if self._writing:
             self._write_waiting()
 
 
@@ -183,32 +181,46 @@ def write(changes: list[Change]) -> list[Any]:
         good = [
             change for change, outcome in zip(changes, outcomes, strict=True) if not isinstance(outcome, BaseException)
         ]
-        _write_records(good)
+        with together():
+            _write_records(good)
+            ends = [(each.execution_id, each.fence, each.ending) for each in good if each.ending]
+            endings.end_held(ends, now=timezone.now())
         for change in good:
-            _write_row(change, held[change.execution_id, change.fence])
-    if ended := [change.execution_id for change in good if change.ending]:
+            if change.release is not None:
+                _release(change, change.release, cancel_reason=held[change.execution_id, change.fence])
+    if ended := [(change.execution_id, change.parent_id) for change in good if change.ending]:
         _after(partial(endings.after_end, ended))
     if going_on := [change.execution_id for change in good if not change.ending]:
         _after(partial(events.announce, going_on))
     return outcomes
 
 
-def _lock_held(changes: list[Change]) -> dict[tuple[UUID, int], Execution]:
-    """The rows that are being worked on, by id and fence, locked in the order of their keys.
+_LOCK = """
+SELECT id, fence, cancel_requested_at, cancel_reason, lease_until < statement_timestamp() + make_interval(secs => %s)
+FROM executions_execution WHERE id = ANY (%s) AND state = 'working' ORDER BY id FOR UPDATE
+"""
+
+
+def _lock_held(changes: list[Change]) -> dict[tuple[UUID, int], str | None]:
+    """The rows that are being worked on, by id and fence, locked in the order of their keys; each with the reason for
+    which it is to be cancelled, if it is.
 
     Who writes is alive: a lease that is about to run out is renewed, so that no effect begins under one that has. (It has
     after the database was away for its length, if no sweeper was there before us.)
     """
-    rows = (
-        Execution.objects.select_for_update(of=("self",))
-        .filter(pk__in=[change.execution_id for change in changes], state=State.WORKING)
-        .order_by("pk")
-        .only("pk", "fence", "cancel_requested_at", "cancel_reason")
-        .annotate(is_late=Q(lease_until__lt=Now() + LEASE / 2))
-    )
-    held = {(row.pk, row.fence): row for row in rows}
-    ours = [(change.execution_id, change.fence) for change in changes]
-    if late := [key[0] for key in ours if key in held and held[key].is_late]:  # type: ignore[attr-defined]
+    ids = {change.execution_id for change in changes}
+    if connection.vendor == "postgresql":
+        with together(), connection.cursor() as cursor:  # with the transaction's begin
+            cursor.execute(_LOCK, [LEASE.total_seconds() / 2, list(ids)])
+            rows = cursor.fetchall()
+    else:  # whose writers take turns
+        working = Execution.objects.filter(pk__in=ids, state=State.WORKING).annotate(
+            is_late=Q(lease_until__lt=Now() + LEASE / 2)
+        )
+        rows = list(working.values_list("pk", "fence", "cancel_requested_at", "cancel_reason", "is_late"))
+    held = {(pk, fence): None if requested is None else reason for pk, fence, requested, reason, _ in rows}
+    ours = {change.execution_id for change in changes if (change.execution_id, change.fence) in held}
+    if late := [pk for pk, *_, is_late in rows if is_late and pk in ours]:
         Execution.objects.filter(pk__in=late).update(lease_until=Now() + LEASE)
     return held
 
@@ -247,21 +259,15 @@ def _run_transaction(change: Change) -> Any:
 
 
 def _write_records(changes: list[Change]) -> None:
-    steps = [step for change in changes for step in change.steps]
-    if steps:
-        large = [step for step in steps if step.output and len(step.output) > LARGE_OUTPUT_CHARACTERS]
-        Step.objects.bulk_create(
-            [_without_output(step) if step in large else step for step in steps],
-            update_conflicts=True,
-            unique_fields=["execution", "key"],
-            update_fields=STEP_FIELDS,
-        )
-        LargeOutput.objects.bulk_create(
-            [LargeOutput(step_id=step.pk, text=step.output or "") for step in large], ignore_conflicts=True
-        )
-    journal = [entry for change in changes for entry in change.journal]
-    if journal:
-        JournalEntry.objects.bulk_create(journal, ignore_conflicts=True)
+    # A step that two changes of its run bring is written once, as it is now.
+    steps = {step.pk: step for change in changes for step in change.steps}
+    large = [step for step in steps.values() if step.output and len(step.output) > LARGE_OUTPUT_CHARACTERS]
+    steps.update((step.pk, _without_output(step)) for step in large)
+    bulk.upsert(list(steps.values()), unique=("execution", "key"))
+    bulk.insert([LargeOutput(step_id=step.pk, text=step.output or "") for step in large], ignore_conflicts=True)
+    bulk.insert([entry for change in changes for entry in change.journal], ignore_conflicts=True)
+    responses = {change.execution_id: change.response for change in changes if change.response is not None}
+    bulk.update(ExecutionPayload, list(responses.items()), where=("execution",), set=("response",))
 
 
 def _without_output(step: Step) -> Step:
@@ -270,14 +276,10 @@ def _without_output(step: Step) -> Step:
     return row
 
 
-def _write_row(change: Change, row: Execution) -> None:
-    if change.response is not None:
-        ExecutionPayload.objects.filter(pk=change.execution_id).update(response=change.response)
-    if change.ending is not None:
-        endings.end(change.execution_id, change.ending, fence=change.fence, now=timezone.now())
-    elif change.release is not None:
-        Execution.objects.filter(pk=change.execution_id, fence=change.fence).update(
-            lease_owner="", lease_until=None, deadline_at=None, **change.release
-        )
-        if row.cancel_requested_at is not None:  # while it was on its way out: no worker would see it any more
-            endings.end_unheld(row, endings.canceled(row.cancel_reason), now=timezone.now())
+def _release(change: Change, fields: dict[str, Any], *, cancel_reason: str | None) -> None:
+    Execution.objects.filter(pk=change.execution_id, fence=change.fence).update(
+        lease_owner="", lease_until=None, deadline_at=None, **fields
+    )
+    if cancel_reason is not None:  # while it was on its way out: no worker would see it any more
+        row = Execution(pk=change.execution_id, fence=change.fence, parent_id=change.parent_id)
+        endings.end_unheld(row, endings.canceled(cancel_reason), now=timezone.now())

@@ -11,7 +11,6 @@ import logging
 import os
 import time
 from threading import Event, Thread
-from typing import Self
 
 from executions.engine.leases import LEASE
 
@@ -22,31 +21,30 @@ SILENCE_SECONDS = max(10.0, LEASE.total_seconds())  # a heavy expression may hol
 
 
 class Watchdog(Thread):
-    """Watches one loop from `tick` on until the end of its `with`."""
+    """Watches a loop from the first tick until it is told to rest, again and again."""
 
     def __init__(self) -> None:
         super().__init__(name="watchdog", daemon=True)
-        self._last_tick = time.monotonic()
+        self._last_tick: float | None = None
         self._done = Event()
 
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._done.set()
-        self.join()
-
     async def tick(self) -> None:
-        """To run as a task of the loop. It ends with the loop, whose last tasks must then end in time as well."""
+        """To run as a task of the loop. It ends with the drain, whose last tasks must then end in time as well."""
         while True:
             self._last_tick = time.monotonic()
             await asyncio.sleep(TICK_SECONDS)
 
+    def rest(self) -> None:
+        self._last_tick = None
+
+    def close(self) -> None:
+        self._done.set()
+        self.join()
+
     def run(self) -> None:
         while not self._done.wait(TICK_SECONDS):
-            silence = time.monotonic() - self._last_tick
-            if silence > SILENCE_SECONDS:
+            last_tick = self._last_tick
+            if last_tick is not None and (silence := time.monotonic() - last_tick) > SILENCE_SECONDS:
                 logger.critical("The worker's loop has stood still for %.0f s; ending the process", silence)
                 faulthandler.dump_traceback(file=2)  # which block it is; Celery has put a proxy over sys.stderr
                 os._exit(os.EX_SOFTWARE)

@@ -170,6 +170,8 @@ class Block(ABC):
     # Config fields (top level) left unrendered: given to the block as they stand in the YAML.
     raw_fields: ClassVar[frozenset[str]] = frozenset()
 
+    # Whether `run` ever waits for something. Where it never does, a step's timeout has nothing to end, and is not set.
+    waits: ClassVar[bool] = True
     default_attempts: ClassVar[int] = 1
     default_timeout: ClassVar[float] = 30.0  # seconds a step
 

@@ -29,6 +29,7 @@ class Branch(Block):
     )
     category = "flow"
     Config = BranchConfig
+    waits = False
     expression_paths: ClassVar[frozenset[tuple[str, ...]]] = frozenset({("cases", "*", "when")})
     example: ClassVar[str] = """\
 - name: is_large

@@ -18,6 +18,7 @@ class Fail(Block):
     description = "Fails: the message goes to `on_error`, or ends the execution as an error."
     category = "flow"
     Config = FailConfig
+    waits = False
     example: ClassVar[str] = """\
 - name: no_stock
   handler: blox.fail

@@ -25,6 +25,7 @@ class Log(Block):
     )
     category = "output"
     Config = LogConfig
+    waits = False
     example: ClassVar[str] = """\
 - name: note
   handler: blox.log

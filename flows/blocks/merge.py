@@ -21,6 +21,7 @@ class Merge(Block):
     description = "Waits until nothing that is still under way can reach it, then goes on once with all that arrived."
     category = "flow"
     Config = MergeConfig
+    waits = False
     example: ClassVar[str] = """\
 - name: both
   handler: blox.merge

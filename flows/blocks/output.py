@@ -17,6 +17,7 @@ class OutputBlock(Block):
     description = "Gives a result of the execution. Several results are an object by listener."
     category = "output"
     Config = OutputConfig
+    waits = False
     example: ClassVar[str] = """\
 - name: done
   handler: blox.output

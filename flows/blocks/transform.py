@@ -17,6 +17,7 @@ class Transform(Block):
     description = "Makes a new value out of the payload and what came before."
     category = "data"
     Config = TransformConfig
+    waits = False
     example: ClassVar[str] = """\
 - name: to_order
   handler: blox.transform

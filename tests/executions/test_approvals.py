@@ -163,7 +163,7 @@ def test_an_answer_that_comes_before_the_park_is_not_missed(
 
     async def answered_first(self: ExecutionRun, seconds: float) -> None:
         def answer() -> None:
-            execution = Execution.objects.get(pk=self.execution.pk)
+            execution = Execution.objects.get(pk=self.claimed.pk)
             assert execution.state == State.WORKING
             answers.append(post(api, execution, "approve", {"approved": True}).status_code)
 

@@ -3,8 +3,10 @@
 import asyncio
 import json
 from collections.abc import Callable
+from contextlib import closing
 from datetime import timedelta
 from threading import Thread
+from time import sleep
 from typing import Any
 
 import pytest
@@ -14,13 +16,13 @@ from django.utils import timezone
 from rest_framework.test import APIClient
 
 from executions.endings import Ending
-from executions.engine.drain import Drain as Worker
+from executions.engine.drain import organism_of
 from executions.engine.leases import Holder, LeaseKeeper, claim
 from executions.engine.run import ExecutionRun
 from executions.engine.store import Change, Store, Transaction, Unwritable, write, write_patiently
 from executions.engine.sweeper import sweep
-from executions.engine.watchdog import Watchdog
-from executions.models import Execution, ExecutionStatus, JournalEntry, State, Step, StepStatus
+from executions.engine.worker import Worker
+from executions.models import Execution, ExecutionPayload, ExecutionStatus, JournalEntry, State, Step, StepStatus
 from flows.blocks.base import BlockError
 from flows.services import load_organism
 from tests.executions.flows import result, run, start, wake
@@ -46,7 +48,7 @@ def test_a_cancellation_that_comes_while_a_run_parks_is_not_forgotten(api: APICl
         started_at=timezone.now(),
     )
     release = {"state": State.PARKED, "due_at": Now() + timedelta(hours=1)}
-    write([Change(execution.pk, claimed.execution.fence, steps=[step], release=release)])
+    write([Change(execution.pk, claimed.fence, steps=[step], release=release)])
     assert result(execution) == ("error", "canceled")
     assert execution.steps.get().status == StepStatus.ERROR
 
@@ -83,7 +85,7 @@ def test_a_change_that_cannot_be_written_ends_its_execution_and_no_other(api: AP
     flow = start(api, TRANSFORM)
     executions = [run(api, flow) for _ in range(3)]
     changes = [
-        Change(each.execution.pk, each.execution.fence, ending=Ending(ExecutionStatus.SUCCESS, output="1"))
+        Change(each.pk, each.fence, ending=Ending(ExecutionStatus.SUCCESS, output="1"))
         for each in claim("worker", limit=3, holding=0)
     ]
     refused = Step(execution_id=changes[1].execution_id, key="k", number=-1, started_at=timezone.now())
@@ -92,6 +94,19 @@ def test_a_change_that_cannot_be_written_ends_its_execution_and_no_other(api: AP
     outcomes = write_patiently(changes)
     assert [type(outcome) for outcome in outcomes] == [type(None), Unwritable, type(None)]
     assert sum(result(each) == ("success", 1) for each in executions if each.pk != changes[1].execution_id) == 2
+
+
+def test_a_batch_with_more_output_than_a_statement_takes_is_written_whole(api: APIClient) -> None:
+    flow = start(api, TRANSFORM)
+    for _ in range(6):
+        run(api, flow)
+    output = json.dumps("x" * 5_000_000)
+    changes = [
+        Change(each.pk, each.fence, ending=Ending(ExecutionStatus.SUCCESS, output=output))
+        for each in claim("worker", limit=6, holding=0)
+    ]
+    assert write(changes) == [None] * 6
+    assert [len(text or "") for text in ExecutionPayload.objects.values_list("output", flat=True)] == [len(output)] * 6
 
 
 def test_a_run_whose_record_is_refused_ends_with_an_error(
@@ -113,7 +128,7 @@ def test_a_run_whose_record_is_refused_ends_with_an_error(
 def test_a_transaction_that_fails_leaves_what_the_run_has_done_on_record(api: APIClient) -> None:
     execution = run(api, start(api, TRANSFORM))
     [claimed] = claim("worker", limit=1, holding=0)
-    fence = claimed.execution.fence
+    fence = claimed.fence
     step = Step(
         execution=execution,
         key="k",
@@ -143,12 +158,8 @@ def test_a_flow_that_is_deleted_takes_its_executions_out_of_a_worker_without_har
     load_organism.cache_clear()
     api.delete(f"/api/v1/flows/{doomed}")
 
-    async def work() -> None:
-        worker = Worker(5)
-        await worker._start(claimed)
-        await worker.run(Watchdog())
-
-    asyncio.run(work())
+    assert organism_of(claimed) is None
+    drain()
     assert not Execution.objects.filter(flow_id=doomed).exists()
     assert result(survivor) == ("success", 1)
 
@@ -204,14 +215,12 @@ def test_a_worker_goes_on_with_others_while_a_step_takes_longer_than_a_drain(api
     long = run(api, start(api, f'  - {{name: slow, handler: blox.http, config: {{url: "{world.url}/slow?s=9"}}}}\n'))
     flow = start(api, TRANSFORM)
 
-    async def work() -> Execution:
-        draining = asyncio.create_task(Worker(0.5).run(Watchdog()))
-        await asyncio.sleep(1.5)  # its time is over, and it hands back
-        short = await asyncio.to_thread(run, api, flow)
-        await draining
-        return short
-
-    short = asyncio.run(work())
+    with closing(Worker()) as worker:
+        draining = Thread(target=worker.drain, args=[0.5])
+        draining.start()
+        sleep(1.5)  # its time is over, and it hands back
+        short = run(api, flow)
+        draining.join()
     assert result(long)[0] == result(short)[0] == "success"
     long.refresh_from_db()
     short.refresh_from_db()

@@ -116,3 +116,10 @@ def test_a_block_with_an_outside_effect_may_wait_and_acts_once_when_it_goes_on(
     drain()
     assert result(execution) == ("success", None)
     assert odd.runs.count(("waited", 1)) == 1
+
+
+def test_calls_within_calls_go_as_deep_as_the_messages_allow(api: APIClient, drain: Drain, odd: type[Odd]) -> None:
+    flow = start(api, "  - {name: again, handler: acme.odd, config: {do: call, peer: again}, peers: [again]}\n")
+    execution = run(api, flow)
+    drain()
+    assert result(execution) == ("error", "too_many_messages")

@@ -58,9 +58,9 @@ def tenant(name: str, tier: Tier) -> Flow:
     return make_flow(User.objects.create_user(f"{name}@shop.example", tier=tier))
 
 
-def end(claimed: Claimed) -> None:
+def end(claimed: Claimed | Execution) -> None:
     ending = Ending(ExecutionStatus.SUCCESS, output="1")
-    write([Change(claimed.execution.pk, claimed.execution.fence, ending=ending)])
+    write([Change(claimed.pk, claimed.fence, ending=ending)])
 
 
 def working(user: User) -> int:
@@ -74,7 +74,7 @@ def test_a_tenants_long_queue_does_not_delay_anothers_single_execution() -> None
     [single] = queue(quiet, 1, due_at=timezone.now())
     end(held[0])
     [next_one] = claim("worker", limit=1, holding=9)
-    assert next_one.execution.pk == single.pk
+    assert next_one.pk == single.pk
 
 
 def test_slots_go_round_the_tenants() -> None:
@@ -84,7 +84,7 @@ def test_slots_go_round_the_tenants() -> None:
     queue(flows[2], 1)
     first = claim("worker", limit=12, holding=0)  # an equal share for each; then what is left of the twelve slots
     rest = claim("worker", limit=12 - len(first), holding=len(first))
-    taken = Counter(each.execution.flow_id for each in first + rest)
+    taken = Counter(each.flow_id for each in first + rest)
     assert [taken[flow.pk] for flow in flows] == [7, 4, 1]
 
 
@@ -93,19 +93,19 @@ def test_slots_go_round_the_flows_of_one_tenant() -> None:
     short = make_flow(long.user, name="short")
     queue(long, 500)
     queue(short, 1)
-    assert short.pk in {each.execution.flow_id for each in claim("worker", limit=2, holding=0)}
+    assert short.pk in {each.flow_id for each in claim("worker", limit=2, holding=0)}
 
 
 def test_within_a_flow_the_first_accepted_is_the_first_claimed() -> None:
     rows = queue(tenant("one", Tier.PRO), 5)
-    assert [each.execution.pk for each in claim("worker", limit=5, holding=0)] == [row.pk for row in rows]
+    assert [each.pk for each in claim("worker", limit=5, holding=0)] == [row.pk for row in rows]
 
 
 def test_higher_tiers_go_first() -> None:
     flows = [tenant(tier, tier) for tier in (Tier.FREE, Tier.PRO, Tier.ENTERPRISE, Tier.HIGH_FREQUENCY)]
     for flow in flows:
         queue(flow, 2)
-    order = [each.execution.flow_id for each in claim("worker", limit=7, holding=0)]
+    order = [each.flow_id for each in claim("worker", limit=7, holding=0)]
     assert order == [flow.pk for flow in reversed(flows) for _ in range(2)][:7]
 
 
@@ -114,9 +114,9 @@ def test_a_worker_kept_for_some_tiers_takes_no_others_and_others_still_run() -> 
     queue(free, 1)
     queue(pro, 1)
     with override_settings(BLOX_WORKER_TIERS=["free"]):
-        assert [each.execution.flow_id for each in claim("for free", limit=9, holding=0)] == [free.pk]
+        assert [each.flow_id for each in claim("for free", limit=9, holding=0)] == [free.pk]
         assert claim("for free", limit=9, holding=0) == []
-    assert [each.execution.flow_id for each in claim("for all", limit=9, holding=0)] == [pro.pk]
+    assert [each.flow_id for each in claim("for all", limit=9, holding=0)] == [pro.pk]
 
 
 @pytest.mark.parametrize("tier", [Tier.FREE, Tier.PRO])
@@ -129,7 +129,7 @@ def test_a_tenants_cap_holds_exactly_under_claimers_at_once(tier: Tier) -> None:
         claimers(lambda name: claim(name, limit=cap, holding=0), threads=3, times=4)
         assert (working(flow.user), working(other.user)) == (cap, cap), f"round {round_}"
         for row in Execution.objects.filter(state=State.WORKING)[: cap + 1]:
-            end(Claimed(row, [], []))
+            end(row)
 
 
 def claimers(fn: Callable[[str], object], *, threads: int, times: int) -> None:
@@ -167,13 +167,13 @@ def test_nothing_of_a_cap_leaks_through_ends_parks_expiries_and_cancels(api: API
         end(each)
     for each in take():  # parks
         parked = {"state": State.PARKED, "due_at": timezone.now() + timedelta(hours=1)}
-        write([Change(each.execution.pk, each.execution.fence, release=parked)])
+        write([Change(each.pk, each.fence, release=parked)])
     take()  # expires
     Execution.objects.filter(state=State.WORKING).update(lease_until=Now() - timedelta(seconds=1))
     sweep()
     for each in take():  # canceled while it hangs past its deadline
-        api.post(f"/api/v1/flows/{flow.pk}/executions/{each.execution.pk}/cancel")
-        Execution.objects.filter(pk=each.execution.pk).update(deadline_at=Now() - timedelta(minutes=1))
+        api.post(f"/api/v1/flows/{flow.pk}/executions/{each.pk}/cancel")
+        Execution.objects.filter(pk=each.pk).update(deadline_at=Now() - timedelta(minutes=1))
     sweep()
     take()
     assert Execution.objects.filter(flow=flow).count() == len(rows)
@@ -211,8 +211,8 @@ def test_an_execution_that_must_run_alone_is_claimed_alone_and_keeps_no_other_ba
     flow, other = tenant("one", Tier.PRO), tenant("other", Tier.PRO)
     [suspect, *_] = queue(flow, 3, claim_alone=True)
     queue(other, 1, due_at=timezone.now())
-    assert [each.execution.flow_id for each in claim("busy", limit=10, holding=1)] == [other.pk]
-    assert [each.execution.pk for each in claim("idle", limit=10, holding=0)] == [suspect.pk]
+    assert [each.flow_id for each in claim("busy", limit=10, holding=1)] == [other.pk]
+    assert [each.pk for each in claim("idle", limit=10, holding=0)] == [suspect.pk]
 
 
 def test_flows_that_call_flows_do_not_lock_themselves_out_under_a_cap_of_two(

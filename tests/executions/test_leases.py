@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from contextlib import closing
 from datetime import timedelta
 
 import pytest
@@ -14,8 +15,9 @@ from executions.endings import Ending
 from executions.engine.leases import claim
 from executions.engine.store import Change, LeaseLost, write
 from executions.engine.sweeper import sweep
+from executions.engine.worker import Worker
 from executions.models import Execution, ExecutionStatus, State, Step, StepStatus
-from tests.executions.flows import run, start
+from tests.executions.flows import result, run, start
 from tests.waiting import wait_until
 from tests.witness import Witness
 
@@ -46,7 +48,7 @@ def test_a_worker_that_lost_its_lease_writes_nothing(api: APIClient) -> None:
     [claimed] = claim("slow", limit=10, holding=0)
     expire(execution)
     sweep()
-    late = Change(execution.pk, claimed.execution.fence, ending=Ending(ExecutionStatus.SUCCESS, output="1"))
+    late = Change(execution.pk, claimed.fence, ending=Ending(ExecutionStatus.SUCCESS, output="1"))
     assert isinstance(write([late])[0], LeaseLost)
     execution.refresh_from_db()
     assert execution.state == State.QUEUED
@@ -69,8 +71,8 @@ def test_after_one_expiry_an_execution_is_claimed_alone(api: APIClient) -> None:
     Execution.objects.filter(state=State.WORKING).update(lease_until=Now() - timedelta(seconds=1))
     sweep()
     Execution.objects.filter(pk=suspect.pk).update(due_at=Now() - timedelta(hours=1))  # first in line
-    assert [each.execution.pk for each in claim("careful", limit=10, holding=0)] == [suspect.pk]
-    assert [each.execution.pk for each in claim("other", limit=10, holding=1)] == [other.pk]
+    assert [each.pk for each in claim("careful", limit=10, holding=0)] == [suspect.pk]
+    assert [each.pk for each in claim("other", limit=10, holding=1)] == [other.pk]
 
 
 def test_an_effect_under_way_when_its_worker_died_is_not_repeated_when_it_must_not_be(
@@ -127,7 +129,7 @@ def test_two_workers_never_claim_the_same_execution(api: APIClient) -> None:
 
     def work(owner: str) -> None:
         while claimed := claim(owner, limit=3, holding=0):
-            taken.extend(str(each.execution.pk) for each in claimed)
+            taken.extend(str(each.pk) for each in claimed)
         connection.close()
 
     threads = [threading.Thread(target=work, args=(f"worker {number}",)) for number in range(3)]
@@ -137,6 +139,23 @@ def test_two_workers_never_claim_the_same_execution(api: APIClient) -> None:
         thread.join()
     left = Execution.objects.claimable().count()
     assert len(taken) == len(set(taken)) == 20 - left
+
+
+@pytest.mark.skipif(connection.vendor != "postgresql", reason="no server that could end a connection")
+def test_a_worker_whose_connections_the_database_has_ended_goes_on(api: APIClient) -> None:
+    flow = start(api, TRANSFORM)
+    with closing(Worker()) as worker:
+        executions = [run(api, flow)]
+        worker.drain()
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+        executions.append(run(api, flow))
+        worker.drain()  # finds out
+        worker.drain()
+    assert [result(execution) for execution in executions] == [("success", 1)] * 2
 
 
 def _dies_during_step(execution: Execution, listener: str) -> None:
@@ -153,6 +172,6 @@ def _dies_during_step(execution: Execution, listener: str) -> None:
         status=StepStatus.RUNNING,
         started_at=timezone.now(),
     )
-    write([Change(execution.pk, claimed.execution.fence, steps=[step])])
+    write([Change(execution.pk, claimed.fence, steps=[step])])
     expire(execution)
     sweep()

@@ -14,7 +14,7 @@ from django.utils import timezone
 from rest_framework.test import APIClient
 
 from executions.endings import Ending
-from executions.engine.leases import claim
+from executions.engine.leases import Claimed, claim
 from executions.engine.store import Change, write
 from executions.failures import FAILURES_IN_A_ROW, pause_if_failing
 from executions.models import Execution, ExecutionStatus, FailureNotice
@@ -149,7 +149,7 @@ def test_two_that_end_the_ninth_and_the_tenth_at_once_pause_it_once(api: APIClie
     claimed = claim("worker", limit=2, holding=0)
     together = Barrier(2)
 
-    def end(execution: Execution) -> None:
+    def end(execution: Claimed) -> None:
         try:
             together.wait(timeout=20)
             write([Change(execution.pk, execution.fence, ending=Ending(ExecutionStatus.ERROR, "failed", "No."))])
@@ -158,7 +158,7 @@ def test_two_that_end_the_ninth_and_the_tenth_at_once_pause_it_once(api: APIClie
         finally:
             connection.close()
 
-    threads = [Thread(target=end, args=[each.execution]) for each in claimed]
+    threads = [Thread(target=end, args=[each]) for each in claimed]
     for thread in threads:
         thread.start()
     for thread in threads:

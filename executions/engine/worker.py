@@ -1,0 +1,77 @@
+"""What the drains of one process share, from the first bell that it hears on: threads, connections, the event loop.
+
+Made in the process that drains, so after Celery has forked it, and kept: a bell on an idle server then costs a claim and
+the work itself.
+"""
+
+import asyncio
+import gc
+import os
+import socket
+from contextlib import closing
+from functools import cache
+
+from bloxserver.core.ids import new_id
+from bloxserver.core.safe_http import close_shared_client
+from executions.engine.drain import DRAIN_SECONDS, Drain, ring_for_what_is_left
+from executions.engine.leases import LeaseKeeper
+from executions.engine.store import Store
+from executions.engine.watchdog import Watchdog
+
+GARBAGE = 10_000  # objects, before the collector looks for cycles among them
+
+
+class Worker:
+    """One loop, one database thread, one lease keeper and one watchdog. `close` ends them and their connections."""
+
+    def __init__(self) -> None:
+        self._runner = asyncio.Runner()
+        self._store = Store()
+        self._keeper = LeaseKeeper(f"{socket.gethostname()}:{os.getpid()}:{new_id().hex[-8:]}")
+        self._watchdog = Watchdog()
+        self._keeper.start()
+        self._watchdog.start()
+
+    def drain(self, seconds: float = DRAIN_SECONDS) -> None:
+        """Claim and run due executions until none is left, or for `seconds`."""
+        try:
+            self._runner.run(self._drain(seconds))
+        finally:
+            self._watchdog.rest()
+
+    def ring_for_what_is_left(self) -> None:
+        self._runner.run(self._store.call(ring_for_what_is_left))
+
+    def close(self) -> None:
+        self._runner.run(close_shared_client())
+        self._runner.close()
+        self._keeper.close()
+        self._watchdog.close()
+        self._store.close()
+
+    async def _drain(self, seconds: float) -> None:
+        ticking = asyncio.create_task(self._watchdog.tick())
+        try:
+            await Drain(seconds, store=self._store, keeper=self._keeper).run()
+        finally:
+            # It goes on watching: what a block has left behind must let itself be ended, too.
+            left = {ticking} | (asyncio.all_tasks() - {asyncio.current_task()})
+            for task in left:
+                task.cancel()
+            await asyncio.gather(*left, return_exceptions=True)
+
+
+@cache
+def worker() -> Worker:
+    """This process's, which it keeps."""
+    # What has been imported stays: else the collector goes through all of it, which is a fifth of the whole work. And an
+    # execution makes some hundred objects, so that by default it comes several times an execution.
+    gc.freeze()
+    gc.set_threshold(GARBAGE)
+    return Worker()
+
+
+def drain_due_executions(*, seconds: float) -> None:
+    """Run everything that can be claimed, parked waits aside, and leave nothing behind: for a person or a test."""
+    with closing(Worker()) as one:
+        one.drain(seconds)
