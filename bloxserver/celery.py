@@ -5,7 +5,8 @@ import warnings
 from typing import Any
 
 from celery import Celery
-from celery.signals import beat_embedded_init, worker_ready
+from celery.signals import beat_embedded_init, task_prerun, worker_ready
+from django.db import close_old_connections
 
 from bloxserver.core.supervisor import die_with_parent
 
@@ -18,6 +19,13 @@ warnings.filterwarnings("ignore", message="You're running the worker with superu
 app = Celery("bloxserver")
 app.config_from_object("django.conf:settings", namespace="CELERY")
 app.autodiscover_tasks()
+
+
+# Connections outlive tasks (CELERY_DB_REUSE_MAX), so nobody else looks whether one was broken: a clock that met the database
+# away would fail at every tick for ever.
+@task_prerun.connect
+def _close_broken_connections(**kwargs: Any) -> None:
+    close_old_connections()
 
 
 # The clock's beat is a process of its own, forked by Celery, which neither ends it when the clock is killed nor notices

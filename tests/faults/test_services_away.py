@@ -77,8 +77,10 @@ def test_e19_the_database_takes_no_writes_and_no_connections(begin: Begin, serve
             ):
                 trial.let_work(10)
                 with trial.fault("database", text):
-                    server.postgres.execute(breaks, "SELECT pg_reload_conf()", CUT if text == "limit" else "SELECT 1")
-                    time.sleep(scaled(15, least=3))
+                    server.postgres.execute(breaks, "SELECT pg_reload_conf()")
+                    for _ in range(scaled(15, least=3)):
+                        time.sleep(1)
+                        server.postgres.execute(CUT)  # wherever in their work they are
                     server.postgres.execute(mends, "SELECT pg_reload_conf()")
                 wait_until(lambda: answered_since(load, trial.faults[-1].ended), seconds=5)
         trial.settle()
