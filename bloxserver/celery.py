@@ -24,8 +24,9 @@ app.autodiscover_tasks()
 # Connections outlive tasks (CELERY_DB_REUSE_MAX), so nobody else looks whether one was broken: a clock that met the database
 # away would fail at every tick for ever.
 @task_prerun.connect
-def _close_broken_connections(**kwargs: Any) -> None:
-    close_old_connections()
+def _close_broken_connections(task: Any, **kwargs: Any) -> None:
+    if not task.request.is_eager:  # run within somebody else's transaction, perhaps
+        close_old_connections()
 
 
 # The clock's beat is a process of its own, forked by Celery, which neither ends it when the clock is killed nor notices
