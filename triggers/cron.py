@@ -85,8 +85,8 @@ class Schedule:
                 yield found
 
     def next(self, after: datetime) -> datetime:
-        """The first moment after `after`."""
-        return next(self.after(after))
+        """The first moment after `after`; known at once where another schedule of this cron and zone has asked."""
+        return _next(self, after)
 
     def first(self, count: int, *, after: datetime) -> list[datetime]:
         """The first `count` moments after `after`."""
@@ -111,12 +111,18 @@ class Schedule:
         return self.between(first, until, limit=sys.maxsize)[-1]
 
 
+@lru_cache(maxsize=4096)
+def _next(schedule: Schedule, after: datetime) -> datetime:
+    return next(schedule.after(after))
+
+
 @lru_cache(maxsize=1024)
 def parse(cron: str, zone: str = "UTC") -> Schedule:
     """The schedule that `cron` and `zone` say. Raises `ValueError` with a message for whoever wrote them."""
     return Schedule(parse_cron(cron), parse_zone(zone))
 
 
+@lru_cache(maxsize=1024)
 def parse_cron(cron: str) -> str:
     """`cron` as five fields, its `@` name replaced. Raises `ValueError` when it can't be read or has no moment."""
     if len(cron) > MAX_LENGTH:
@@ -152,6 +158,7 @@ def _check_steps(fields: list[str]) -> None:
                 raise ValueError(f'"{term}" as the {name} steps over all its values: a step is at most {values} there.')
 
 
+@lru_cache(maxsize=1024)
 def parse_zone(name: str) -> tzinfo:
     """The time zone of that IANA name. Raises `ValueError` naming the nearest."""
     if name == "UTC":

@@ -2,7 +2,8 @@
 
 from triggers.services.deliveries import record_duplicate, record_refusal, release_deliveries, replay_delivery
 from triggers.services.ledgers import prune_ledgers
-from triggers.services.schedules import arm_flow, disarm_flow, preview, tick
+from triggers.services.schedules import arm_flow, disarm_flow, preview
+from triggers.services.ticks import tick
 from triggers.services.triggers import (
     create_trigger,
     delete_trigger,
