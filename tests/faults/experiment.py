@@ -22,6 +22,7 @@ from tests.witness import Call
 SEED = int(os.environ.get("BLOX_FAULTS_SEED") or random.SystemRandom().randrange(1_000_000))
 SCALE = float(os.environ.get("BLOX_FAULTS_SCALE") or 0.1)
 SETTLE_SECONDS = 60.0  # T of I2
+LATE = "WorkerLostError"  # Celery says ten seconds later that a child was killed: perhaps by the experiment before
 
 
 def scaled(full: float, *, least: float) -> int:
@@ -170,7 +171,7 @@ def experiment(server: Server, name: str, table: Table, *, explained: str = "") 
         faults=trial.faults,
         calls=server.world.calls,
         logs=log_texts(server.logs(), offsets),
-        explained=explained,
+        explained=f"{LATE}|{explained}" if explained else LATE,
         overdue=overdue,
         moments=[schedules.judge(server.postgres) for schedules in trial.schedules],
     )

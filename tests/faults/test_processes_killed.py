@@ -50,7 +50,7 @@ def test_e2_web_dies_between_commit_and_bell(begin: Begin, server: Server) -> No
 
 
 def test_e7_e8_executions_take_all_memory_or_kill_their_worker(begin: Begin, server: Server) -> None:
-    with begin("E7 E8 memory and poison", explained="WorkerLostError") as trial:
+    with begin("E7 E8 memory and poison") as trial:
         tenant = trial.tenant()
         bloat, poison = tenant.flow(server.bad("bloat")), tenant.flow(server.bad("die"))
         healthy = tenant.flow(SHORT.format(url=server.world.url))
