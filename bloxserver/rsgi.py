@@ -20,6 +20,7 @@ from django.urls import Resolver404, resolve
 from granian.rsgi import HTTPProtocol, ProtocolClosed, Scope
 
 from bloxserver.core.deferred import CAN_DEFER, Deferred
+from bloxserver.core.garbage import leave_alone_what_is_loaded
 from bloxserver.wsgi import application as wsgi_application
 
 logger = logging.getLogger(__name__)
@@ -170,4 +171,6 @@ def environ(scope: Scope, body: bytes, *, can_defer: bool = False) -> dict[str, 
     return found
 
 
+resolve("/")  # loads every view, so that the first request does not wait for them
+leave_alone_what_is_loaded()
 application = Application(wsgi_application, threads=settings.BLOX_WEB_THREADS)

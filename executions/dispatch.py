@@ -19,7 +19,7 @@ from kombu.exceptions import KombuError, OperationalError
 logger = logging.getLogger(__name__)
 
 QUIET_SECONDS = 5.0  # after the broker failed
-REST_SECONDS = 0.02  # between two bells
+REST_SECONDS = 0.05  # between two bells
 FAILURES_REST_SECONDS = 0.5  # a flow may fail a thousand times a second, and what follows is in no hurry
 BELL_EXPIRES_SECONDS = 10.0  # an older bell tells nothing that the sweeper has not rung for again
 

@@ -5,20 +5,18 @@ the work itself.
 """
 
 import asyncio
-import gc
 import os
 import socket
 from contextlib import closing
 from functools import cache
 
+from bloxserver.core.garbage import leave_alone_what_is_loaded
 from bloxserver.core.ids import new_id
 from bloxserver.core.safe_http import close_shared_client
 from executions.engine.drain import DRAIN_SECONDS, Drain, ring_for_what_is_left
 from executions.engine.leases import LeaseKeeper
 from executions.engine.store import Store
 from executions.engine.watchdog import Watchdog
-
-GARBAGE = 10_000  # objects, before the collector looks for cycles among them
 
 
 class Worker:
@@ -64,10 +62,7 @@ class Worker:
 @cache
 def worker() -> Worker:
     """This process's, which it keeps."""
-    # What has been imported stays: else the collector goes through all of it, which is a fifth of the whole work. And an
-    # execution makes some hundred objects, so that by default it comes several times an execution.
-    gc.freeze()
-    gc.set_threshold(GARBAGE)
+    leave_alone_what_is_loaded()
     return Worker()
 
 

@@ -9,11 +9,14 @@ from uuid import UUID
 
 from django.db import IntegrityError, connection, transaction
 
-from bloxserver.core import bulk
+from accounts.models import User
+from bloxserver.core import bulk, json_text
 from bloxserver.core.errors import DomainError, NotFound
+from bloxserver.core.pipeline import together
 from executions.models import Execution
 from executions.services import Firing, accept_all
 from flows.errors import SecretUnavailable
+from flows.models import Flow
 from flows.services import secret_value
 from triggers import signatures
 from triggers.config import SignatureConfig
@@ -77,8 +80,42 @@ def find_webhooks(tokens: Sequence[str]) -> list[Trigger | None]:
     A token is looked up by its SHA-256, so the time that takes tells nothing about it.
     """
     hashes = [token_hash(token) for token in tokens]
-    found = {trigger.token_hash: trigger for trigger in Trigger.objects.with_flow().filter(token_hash__in=set(hashes))}
+    if connection.vendor == "postgresql":
+        triggers = _find(list(set(hashes)))
+    else:
+        triggers = list(Trigger.objects.with_flow().filter(token_hash__in=set(hashes)))
+    found = {trigger.token_hash: trigger for trigger in triggers}
     return [found.get(each) for each in hashes]
+
+
+def _find(hashes: list[str]) -> list[Trigger]:
+    """`Trigger.objects.with_flow()` of these hashes, without what Django takes to compose that: a third of a webhook's cost.
+
+    What is not read here is loaded when somebody asks for it.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute(_FIND, [hashes])
+        rows = cursor.fetchall()
+    triggers = []
+    for row in rows:
+        trigger = Trigger.from_db("default", _TRIGGER, row[:6])
+        trigger.config = json_text.loads(trigger.config)  # Django has psycopg leave it as text
+        trigger.flow = Flow.from_db("default", _FLOW, row[6:10])
+        trigger.flow.user = User.from_db("default", _USER, row[10:])
+        triggers.append(trigger)
+    return triggers
+
+
+# In the order of their models, as `from_db` takes them.
+_TRIGGER = ("id", "type", "name", "config", "enabled", "token_hash")
+_FLOW = ("id", "user_id", "name", "status")
+_USER = ("id", "tier", "is_active")
+_FIND = """
+SELECT call.id, call.type, call.name, call.config, call.enabled, call.token_hash,
+    flow.id, flow.user_id, flow.name, flow.status, owner.id, owner.tier, owner.is_active
+FROM triggers_trigger call JOIN flows_flow flow ON flow.id = call.flow_id JOIN accounts_user owner ON owner.id = flow.user_id
+WHERE call.token_hash = ANY (%s) AND call.deleted_at IS NULL
+"""
 
 
 def require_enabled(trigger: Trigger) -> None:
@@ -164,7 +201,7 @@ def _accept_together(arrivals: Sequence[Arrival], *, wait: bool) -> list[Accepta
     for at, arrival in enumerate(arrivals):
         first.setdefault(arrival.receipt_key or at, at)
     outcomes: dict[int, Acceptance | DomainError] = {}
-    with transaction.atomic():
+    with transaction.atomic(), together():
         receipts = _receipts(arrivals)
         for at, arrival in enumerate(arrivals):
             if receipt := receipts.get(arrival.receipt_key):
