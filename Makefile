@@ -1,6 +1,6 @@
 # BloxServer. `make` alone lists the targets.
 .DEFAULT_GOAL := help
-.PHONY: help run test lint fuzz faults bench requirements clean
+.PHONY: help run test lint fuzz faults bench bench-throughput bench-history requirements clean
 
 VENV := .venv
 PYTHON := $(VENV)/bin/python
@@ -12,7 +12,7 @@ help:
 	@echo "make lint          ruff, mypy, import-linter, missing migrations, check --deploy"
 	@echo "make fuzz          a long run of schemathesis over the API"
 	@echo "make faults        kills and stops processes, PostgreSQL and Redis, and looks whether anything was lost (docs/faults.md)"
-	@echo "make bench         how fast a history of a million executions is (bench/README.md says how to read it)"
+	@echo "make bench         what it accepts, finishes and fires a second; how fast a million executions are listed (bench/README.md)"
 	@echo "make requirements  compiles requirements*.in to hash-pinned requirements*.txt"
 	@echo "make clean         removes the virtual environment and the tools' caches; keeps .env and var/"
 
@@ -42,13 +42,21 @@ fuzz: $(VENV)/installed-dev
 faults: $(VENV)/installed-dev
 	@BLOX_FAULTS_SCALE=$${BLOX_FAULTS_SCALE:-1} exec $(PYTHON) -m pytest -m "faults or experiment" $(ARGS)
 
-# A scratch database on the PostgreSQL that tests use, made if it is not there; BLOX_BENCH_DATABASE_URL names another.
-bench: $(VENV)/installed-dev
-	@if [ -z "$$BLOX_BENCH_DATABASE_URL" ]; then \
-		psql -qtA -h 127.0.0.1 -U postgres -c "SELECT 1 FROM pg_database WHERE datname = 'blox_bench'" | grep -q 1 || \
-			createdb -h 127.0.0.1 -U postgres blox_bench || exit 1; \
+# On scratch databases of the PostgreSQL that tests use, made if they are not there, and Redis' database 9.
+bench: bench-throughput bench-history
+
+bench-throughput: $(VENV)/installed-dev
+	@$(call scratch,blox_bench_load) REDIS_URL=$${BLOX_BENCH_REDIS_URL:-redis://127.0.0.1:6379/9} exec $(PYTHON) -m bench.throughput $(ARGS)
+
+bench-history: $(VENV)/installed-dev
+	@$(call scratch,blox_bench) exec $(PYTHON) -m bench.history $(ARGS)
+
+# BLOX_BENCH_DATABASE_URL names another database.
+scratch = if [ -z "$$BLOX_BENCH_DATABASE_URL" ]; then \
+		psql -qtA -h 127.0.0.1 -U postgres -c "SELECT 1 FROM pg_database WHERE datname = '$(1)'" | grep -q 1 || \
+			createdb -h 127.0.0.1 -U postgres $(1) || exit 1; \
 	fi; \
-	DATABASE_URL=$${BLOX_BENCH_DATABASE_URL:-postgres://postgres@127.0.0.1:5432/blox_bench} exec $(PYTHON) -m bench.history $(ARGS)
+	DATABASE_URL=$${BLOX_BENCH_DATABASE_URL:-postgres://postgres@127.0.0.1:5432/$(1)}
 
 requirements: $(VENV)/installed-dev
 	@for name in requirements requirements-dev; do \

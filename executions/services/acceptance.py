@@ -19,6 +19,7 @@ from accounts.models import User
 from billing.services import limits_of, reserve_runs, usage_limit_exceeded
 from bloxserver.core import advisory, bulk, json_text
 from bloxserver.core.errors import DomainError, NotFound
+from bloxserver.core.pipeline import together
 from executions.dispatch import ring_bell
 from executions.errors import CallTooDeep, ConcurrencyLimit, FlowBusy, FlowNotRunning, PayloadTooLarge, UnknownListener
 from executions.models import Execution, ExecutionPayload
@@ -93,8 +94,10 @@ def accept_all(firings: Sequence[Firing], *, now: datetime, wait: bool = True) -
         _refuse_over_budget(firings, outcomes, now=now)
         _cancel_the_oldest(firings, outcomes, alive, now=now)
         accepted = [(firing, row) for firing, row in zip(firings, outcomes, strict=True) if isinstance(row, Execution)]
-        bulk.insert([execution for _, execution in accepted])
-        bulk.insert(_payloads(accepted))
+        payloads = _payloads(accepted)
+        with together():
+            bulk.insert([execution for _, execution in accepted])
+            bulk.insert(payloads)
         if accepted:
             ring_bell()
     return outcomes

@@ -1,0 +1,77 @@
+"""Work done in batches: alone at once, together while one is being done, and each with its own outcome."""
+
+import asyncio
+import threading
+from collections.abc import Awaitable
+
+from bloxserver.core.batching import Batcher
+
+
+def gathered(batcher: Batcher[int, int], items: range) -> list[int | BaseException]:
+    async def submit() -> list[int | BaseException]:
+        futures: list[Awaitable[int]] = [batcher.submit(item) for item in items]
+        return await asyncio.gather(*futures, return_exceptions=True)
+
+    return asyncio.run(submit())
+
+
+def test_each_item_gets_its_own_result_and_a_batch_has_a_bound() -> None:
+    batches: list[list[int]] = []
+
+    def double(items: list[int]) -> list[int]:
+        batches.append(items)
+        return [2 * item for item in items]
+
+    assert gathered(Batcher(double, most=4, name="test"), range(10)) == [2 * item for item in range(10)]
+    assert [len(batch) for batch in batches] == [4, 4, 2]
+
+
+def test_what_comes_while_a_batch_is_done_makes_the_next_one() -> None:
+    batches: list[list[int]] = []
+    started, go_on = threading.Event(), threading.Event()
+
+    def work(items: list[int]) -> list[int]:
+        batches.append(items)
+        started.set()
+        go_on.wait(5)
+        return items
+
+    async def submit() -> None:
+        batcher = Batcher(work, most=100, name="test")
+        first = batcher.submit(0)
+        await asyncio.to_thread(started.wait, 5)
+        others = [batcher.submit(item) for item in (1, 2, 3)]
+        go_on.set()
+        await asyncio.gather(first, *others)
+
+    asyncio.run(submit())
+    assert batches == [[0], [1, 2, 3]]
+
+
+def test_a_batch_that_fails_fails_for_all_its_items_and_not_for_the_next() -> None:
+    def work(items: list[int]) -> list[int]:
+        if 0 in items:
+            raise ValueError("no")
+        return items
+
+    outcomes = gathered(Batcher(work, most=2, name="test"), range(4))
+    assert [type(outcome) for outcome in outcomes] == [ValueError, ValueError, int, int]
+
+
+def test_an_item_whose_caller_has_left_does_not_keep_the_others_from_theirs() -> None:
+    async def submit() -> int:
+        batcher: Batcher[int, int] = Batcher(lambda items: items, most=10, name="test")
+        left, stays = batcher.submit(1), batcher.submit(2)
+        left.cancel()
+        return await stays
+
+    assert asyncio.run(submit()) == 2
+
+
+def test_it_rests_and_starts_again() -> None:
+    batcher: Batcher[int, int] = Batcher(lambda items: items, most=10, name="test")
+
+    async def submit() -> list[int]:
+        return [await batcher.submit(item) for item in range(3)]
+
+    assert asyncio.run(submit()) == [0, 1, 2]
