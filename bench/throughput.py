@@ -273,13 +273,13 @@ NAMES = ["floor", "accepted", "finished", "latency", "schedules", "memory", "sta
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="What the server accepts, finishes and fires.")
-    parser.add_argument("names", nargs="*", default=NAMES, choices=NAMES)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}; all of them without one")
     parser.add_argument("--runs", type=int, default=3, help="of each rate; the median counts")
     parser.add_argument("--total", type=int, default=6_000, help="executions in each")
     options = parser.parse_args()
     bench = Bench(options.runs, options.total)
     bench.prepare()
-    for name in options.names:
+    for name in options.names or NAMES:
         getattr(bench, f"measure_{name}")()
 
 

@@ -8,6 +8,7 @@ from celery import Celery
 from celery.signals import beat_embedded_init, task_prerun, worker_ready
 from django.db import close_old_connections
 
+from bloxserver.core.garbage import leave_alone_what_is_loaded
 from bloxserver.core.supervisor import die_with_parent
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "bloxserver.settings")
@@ -40,6 +41,7 @@ def _beat_ends_with_clock(**kwargs: Any) -> None:
 def _clock_ends_with_beat(sender: Any, **kwargs: Any) -> None:
     beat = getattr(sender.controller, "beat", None)
     if beat is not None:
+        leave_alone_what_is_loaded()  # a tick may make tens of thousands of rows at once
         threading.Thread(target=_end_after, args=(beat,), name="beat-watch", daemon=True).start()
 
 

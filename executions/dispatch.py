@@ -19,7 +19,8 @@ from kombu.exceptions import KombuError, OperationalError
 logger = logging.getLogger(__name__)
 
 QUIET_SECONDS = 5.0  # after the broker failed
-REST_SECONDS = 0.05  # between two bells
+REST_SECONDS = 0.005  # between two bells, and twice as long each time that one was wanted meanwhile, up to
+LONGEST_REST_SECONDS = 0.05  # under load: workers look for more by themselves
 FAILURES_REST_SECONDS = 0.5  # a flow may fail a thousand times a second, and what follows is in no hurry
 BELL_EXPIRES_SECONDS = 10.0  # an older bell tells nothing that the sweeper has not rung for again
 
@@ -49,10 +50,10 @@ def ring_failure_bell() -> None:
 
 
 class _Bell:
-    """The thread that rings: the first of a burst at once, what follows after a rest."""
+    """The thread that rings: the first of a burst at once, what follows after rests that grow from `rest` to `longest`."""
 
-    def __init__(self, rest: float, queue: str | None = None) -> None:
-        self.rest, self.queue = rest, queue
+    def __init__(self, rest: float, longest: float, queue: str | None = None) -> None:
+        self.rest, self.longest, self.queue = rest, longest, queue
         self._be_silent()
         os.register_at_fork(after_in_child=self._be_silent)  # a child has no thread, whatever its parent had
 
@@ -70,6 +71,7 @@ class _Bell:
                 self._thread.start()
 
     def _run(self) -> None:
+        rest = self.rest
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._wanted)
@@ -79,7 +81,8 @@ class _Bell:
                     current_app.send_task(
                         job, queue=self.queue, ignore_result=True, retry=False, expires=BELL_EXPIRES_SECONDS
                     )
-                time.sleep(self.rest)
+                time.sleep(rest)
+                rest = min(2 * rest, self.longest) if self._wanted else self.rest
             except (OperationalError, KombuError, OSError) as error:
                 logger.warning("The broker is away (%s); executions start from the database until it is back.", error)
                 time.sleep(QUIET_SECONDS)
@@ -88,5 +91,5 @@ class _Bell:
                 time.sleep(QUIET_SECONDS)
 
 
-_bell = _Bell(REST_SECONDS)
-_failure_bell = _Bell(FAILURES_REST_SECONDS, queue="clock")
+_bell = _Bell(REST_SECONDS, LONGEST_REST_SECONDS)
+_failure_bell = _Bell(FAILURES_REST_SECONDS, FAILURES_REST_SECONDS, queue="clock")
