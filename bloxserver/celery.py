@@ -5,7 +5,7 @@ import warnings
 from typing import Any
 
 from celery import Celery
-from celery.signals import beat_embedded_init, task_prerun, worker_ready
+from celery.signals import beat_embedded_init, task_prerun, worker_init, worker_ready
 from django.db import close_old_connections
 
 from bloxserver.core.garbage import leave_alone_what_is_loaded
@@ -20,6 +20,13 @@ warnings.filterwarnings("ignore", message="You're running the worker with superu
 app = Celery("bloxserver")
 app.config_from_object("django.conf:settings", namespace="CELERY")
 app.autodiscover_tasks()
+
+
+# Before it forks a child or beat: a collector that goes through all that was loaded writes to all of it, and what is written to
+# is no longer shared. And a tick may make tens of thousands of rows at once.
+@worker_init.connect
+def _leave_alone_what_is_loaded(**kwargs: Any) -> None:
+    leave_alone_what_is_loaded()
 
 
 # Connections outlive tasks (CELERY_DB_REUSE_MAX), so nobody else looks whether one was broken: a clock that met the database
@@ -41,7 +48,6 @@ def _beat_ends_with_clock(**kwargs: Any) -> None:
 def _clock_ends_with_beat(sender: Any, **kwargs: Any) -> None:
     beat = getattr(sender.controller, "beat", None)
     if beat is not None:
-        leave_alone_what_is_loaded()  # a tick may make tens of thousands of rows at once
         threading.Thread(target=_end_after, args=(beat,), name="beat-watch", daemon=True).start()
 
 

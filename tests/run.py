@@ -38,12 +38,12 @@ def pytest(arguments: list[str], environment: dict[str, str]) -> int:
     return subprocess.call([sys.executable, "-m", "pytest", "-q", *arguments], env=os.environ | environment)
 
 
-def run_suite(name: str, arguments: list[str], environment: dict[str, str]) -> Result:
+def run_suite(name: str, arguments: list[str], environment: dict[str, str], *, again: bool = False) -> Result:
     print(f"\n== On {name} ==", flush=True)
     started = time.monotonic()
     others = ["-m", f"not ({ALONE} or {EXPERIMENTS})", "-n", str(WORKERS), "--dist", "loadfile"]
     together = pytest([*others, *arguments], environment)
-    alone = pytest(["-m", ALONE, *arguments], environment)
+    alone = pytest(["-m", f"({ALONE}) and not once" if again else ALONE, *arguments], environment)
     return Result(name, time.monotonic() - started, {together, alone})
 
 
@@ -62,7 +62,8 @@ def main(arguments: list[str]) -> int:
     usable = [service for service in found if service.url]
     if usable:
         with_services = {"BLOX_TEST_DATABASE_URL": found[0].url, "BLOX_TEST_REDIS_URL": found[1].url}
-        results.append(run_suite(" and ".join(service.name for service in usable), arguments, with_services))
+        names = " and ".join(service.name for service in usable)
+        results.append(run_suite(names, arguments, with_services, again=True))
     results.append(run_experiments(arguments))
 
     print("\n== Summary ==")

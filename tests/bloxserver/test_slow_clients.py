@@ -19,7 +19,7 @@ from bloxserver.rsgi import environ
 from tests.bloxserver.test_up import SECONDS, Server
 from tests.waiting import wait_until
 
-pytestmark = pytest.mark.processes
+pytestmark = [pytest.mark.processes, pytest.mark.once]
 
 SLOW = 60  # connections, where web has 2 threads
 CHUNKED = b"Transfer-Encoding: chunked\r\n\r\n"

@@ -12,6 +12,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
+
 from tests.faults.load import Load
 from tests.faults.oracle import Evidence, Fault, Figures, LeaseWatch, judge, log_offsets, log_texts, records_of
 from tests.faults.schedules import Schedules
@@ -23,6 +25,9 @@ SEED = int(os.environ.get("BLOX_FAULTS_SEED") or random.SystemRandom().randrange
 SCALE = float(os.environ.get("BLOX_FAULTS_SCALE") or 0.1)
 SETTLE_SECONDS = 60.0  # T of I2
 LATE = "WorkerLostError"  # Celery says ten seconds later that a child was killed: perhaps by the experiment before
+
+
+full_form_only = pytest.mark.skipif(SCALE < 1, reason="takes its time: `make faults`")
 
 
 def scaled(full: float, *, least: float) -> int:

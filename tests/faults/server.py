@@ -119,6 +119,7 @@ class Server:
             "REDIS_URL": redis.url,
             "BLOX_HTTP_ALLOW": world.host,
             "BLOX_LEASE_SECONDS": str(LEASE_SECONDS),
+            "BLOX_WORKER_CONCURRENCY": "50",  # so that a load of some hundred queues
             "EMAIL_URL": "dummymail://",
         }
         self.marks = folder / "marks"  # of `bad_blocks.py`

@@ -51,7 +51,7 @@ def test_e17_a_partner_sends_a_byte_a_second(begin: Begin, server: Server) -> No
 def test_e18_one_tenant_queues_thousands_and_another_one(begin: Begin, server: Server) -> None:
     with begin("E18 noisy tenant") as trial:
         loud = trial.tenant().flow(
-            f'  - {{name: get, handler: blox.http, config: {{url: "{server.world.url}/slow?s=0.5"}}}}\n'
+            f'  - {{name: get, handler: blox.http, config: {{url: "{server.world.url}/slow?s=1"}}}}\n'
         )
         quiet = trial.tenant().flow(SHORT.format(url=server.world.url))
         trial.load([loud]).fire(scaled(5000, least=400))

@@ -8,7 +8,7 @@ from math import ceil
 import pytest
 
 from tests.faults.conftest import Begin
-from tests.faults.experiment import SCALE, SEED, Experiment, scaled
+from tests.faults.experiment import SCALE, SEED, Experiment, full_form_only, scaled
 from tests.faults.schedules import FakeTime, Schedules, clocks, make_schedules
 from tests.faults.server import Flow, Server
 from tests.triggers.debian_cron import MINUTE, day_of
@@ -41,7 +41,7 @@ def moments_on_record(server: Server) -> int:
     return int(count)
 
 
-@pytest.mark.parametrize("number", [2, 3])
+@pytest.mark.parametrize("number", [2, pytest.param(3, marks=full_form_only)])
 def test_e5_clocks_at_once_are_killed_again_and_again(begin: Begin, server: Server, number: int) -> None:
     """Ten minutes, fast: at random, and right after they have fired."""
     start = some_time_ago()

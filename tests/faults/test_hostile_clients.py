@@ -11,7 +11,7 @@ from threading import Event, Thread
 import pytest
 
 from tests.faults.conftest import Begin
-from tests.faults.experiment import scaled
+from tests.faults.experiment import full_form_only, scaled
 from tests.faults.processes import resident_bytes
 from tests.faults.server import Server
 from tests.waiting import wait_until
@@ -151,7 +151,9 @@ def test_e14_what_is_too_much_is_refused_at_no_cost_to_others(begin: Begin, serv
         assert not failures, "\n".join(failures)
 
 
-@pytest.mark.parametrize("where", ["header", "body", "chunks"])
+@pytest.mark.parametrize(
+    "where", ["body", pytest.param("header", marks=full_form_only), pytest.param("chunks", marks=full_form_only)]
+)
 def test_e15_clients_that_send_a_byte_a_second_are_cut_and_hold_nobody_up(
     begin: Begin, server: Server, where: str
 ) -> None:

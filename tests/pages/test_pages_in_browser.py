@@ -11,6 +11,7 @@ from tests.witness import witness
 
 pytestmark = [
     pytest.mark.processes,
+    pytest.mark.once,
     pytest.mark.pages,
     pytest.mark.skipif(chromium() is None, reason="no Chromium on the PATH, none in CHROMIUM"),
 ]
