@@ -86,18 +86,20 @@ def accept_all(firings: Sequence[Firing], *, now: datetime, wait: bool = True) -
     turns that its firings take (`_take_turns`); the month's cap by the budget's row lock; one firing a moment by a unique
     constraint. All take their locks in that order, and each kind in the order of ids.
     """
-    with transaction.atomic(savepoint=False):
-        busy = share_flows([firing.flow for firing in firings if not firing.draft], wait=wait)
-        outcomes = [FlowBusy() if firing.flow.pk in busy else _prepared(firing, now=now) for firing in firings]
+    with together(), transaction.atomic(savepoint=False):
+        variables = share_flows([firing.flow for firing in firings if not firing.draft], wait=wait)
+        outcomes = [
+            _prepared(firing, now=now) if wait or firing.draft or firing.flow.pk in variables else FlowBusy()
+            for firing in firings
+        ]
         alive = _take_turns(firings, outcomes)
         _skip_where_full(firings, outcomes, alive)
         _refuse_over_budget(firings, outcomes, now=now)
         _cancel_the_oldest(firings, outcomes, alive, now=now)
         accepted = [(firing, row) for firing, row in zip(firings, outcomes, strict=True) if isinstance(row, Execution)]
-        payloads = _payloads(accepted)
-        with together():
-            bulk.insert([execution for _, execution in accepted])
-            bulk.insert(payloads)
+        payloads = list(_payloads(accepted, variables))
+        bulk.insert([execution for _, execution in accepted])
+        bulk.insert(payloads)
         if accepted:
             ring_bell()
     return outcomes
@@ -241,15 +243,17 @@ def _refuse_over_budget(firings: Sequence[Firing], outcomes: list[Outcome], *, n
             outcomes[at] = usage_limit_exceeded(user, now=now)
 
 
-def _payloads(accepted: Sequence[tuple[Firing, Execution]]) -> list[ExecutionPayload]:
-    variables = variables_of([firing.flow for firing, _ in accepted if firing.variables is None])
-    return [
-        ExecutionPayload(
+def _payloads(
+    accepted: Sequence[tuple[Firing, Execution]], variables: Mapping[UUID, str]
+) -> Iterator[ExecutionPayload]:
+    for firing, execution in accepted:
+        in_scope = firing.variables or variables.get(firing.flow.pk)
+        if in_scope is None:  # a draft's
+            in_scope = json_text.dumps(variables_of([firing.flow])[firing.flow.pk])
+        yield ExecutionPayload(
             execution=execution,
             input=firing.payload,
             trigger=json_text.dumps({"type": firing.trigger_type, "name": firing.trigger_name, **firing.trigger}),
-            variables=firing.variables or json_text.dumps(variables[firing.flow.pk]),
+            variables=in_scope,
             only_listener=firing.listener,
         )
-        for firing, execution in accepted
-    ]

@@ -10,8 +10,8 @@ from flows.services.flows import (
     flow_by_reference,
     update_flow,
 )
-from flows.services.locks import share_flows
 from flows.services.secrets import delete_secret, optional_secret, secret_value, set_secret
+from flows.services.sharing import share_flows
 from flows.services.variables import delete_variable, set_variable, variables_of
 from flows.services.versions import draft_version, load_organism, restore_version
 

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
-from django.db import connection
 from django.db.models import Q
 
 from accounts.models import User
@@ -19,22 +18,12 @@ def variables_of(flows: Sequence[Flow]) -> dict[UUID, dict[str, Any]]:
     if not flows:
         return {}
     users, ids = {flow.user_id for flow in flows}, {flow.pk for flow in flows}
-    if connection.vendor == "postgresql":  # of each firing: without what Django takes to compose it
-        with connection.cursor() as cursor:
-            cursor.execute(_IN_SCOPE, [list(users), list(ids)])
-            rows = cursor.fetchall()
-    else:
-        scope = Variable.objects.filter(Q(flow=None) | Q(flow__in=ids), user__in=users)
-        rows = list(scope.values_list("user_id", "flow_id", "name", "value"))
+    scope = Variable.objects.filter(Q(flow=None) | Q(flow__in=ids), user__in=users)
+    rows = scope.values_list("user_id", "flow_id", "name", "value")
     by_owner: dict[UUID, dict[str, Any]] = defaultdict(dict)  # by flow, and by tenant what all its flows see
     for user_id, flow_id, name, value in rows:
         by_owner[flow_id or user_id][name] = json_text.loads(value)
     return {flow.pk: {**by_owner[flow.user_id], **by_owner[flow.pk]} for flow in flows}
-
-
-_IN_SCOPE = """
-SELECT user_id, flow_id, name, value FROM flows_variable WHERE user_id = ANY (%s) AND (flow_id IS NULL OR flow_id = ANY (%s))
-"""
 
 
 def set_variable(*, owner: User, flow: Flow | None, name: str, value: Any) -> tuple[Variable, bool]:

@@ -12,6 +12,7 @@ from django.db import IntegrityError, connection, transaction
 from accounts.models import User
 from bloxserver.core import bulk, json_text
 from bloxserver.core.errors import DomainError, NotFound
+from bloxserver.core.pipeline import together
 from executions.models import Execution
 from executions.services import Firing, accept_all
 from flows.errors import SecretUnavailable
@@ -200,7 +201,7 @@ def _accept_together(arrivals: Sequence[Arrival], *, wait: bool) -> list[Accepta
     for at, arrival in enumerate(arrivals):
         first.setdefault(arrival.receipt_key or at, at)
     outcomes: dict[int, Acceptance | DomainError] = {}
-    with transaction.atomic():
+    with together(), transaction.atomic():
         receipts = _receipts(arrivals)
         for at, arrival in enumerate(arrivals):
             if receipt := receipts.get(arrival.receipt_key):
