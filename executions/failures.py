@@ -14,7 +14,7 @@ from django.db import InterfaceError, OperationalError, transaction
 from django.utils import timezone
 
 from executions.dispatch import ring_failure_bell
-from executions.endings import FAILED
+from executions.endings import FAILED, MAX_CRASHES, WORKER_LOST
 from executions.models import Execution, ExecutionStatus, FailureNotice, NoticeKind
 from flows.models import Flow, FlowStatus
 from flows.organism import OrganismInvalid
@@ -90,8 +90,13 @@ def pause_if_failing(flow_id: UUID) -> bool:
 
 
 def _last_ends(flow: Flow) -> list[Execution]:
-    """The latest ten ends of what the present deployment accepted; what an earlier one left behind says nothing of it."""
+    """The latest ten ends of what the present deployment accepted; what an earlier one left behind says nothing of it.
+
+    Nor does a step that a worker's death cut off (`on_crash: fail`): one death may cut off ten at once, and be nobody's
+    fault here. What has taken down three workers that it had to itself does.
+    """
     ends = Execution.objects.last_ended().filter(flow=flow, version_id=flow.deployed_version_id)
+    ends = ends.exclude(error_code=WORKER_LOST, crashes__lt=MAX_CRASHES)
     if flow.deployed_at is not None:
         ends = ends.filter(started_at__gte=flow.deployed_at, completed_at__gte=flow.deployed_at)
     return list(ends.only("pk", "status", "error_message")[:FAILURES_IN_A_ROW])
