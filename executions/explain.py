@@ -11,7 +11,18 @@ from typing import Any
 from uuid import UUID
 
 from bloxserver.core import json_text
-from executions.models import Approval, Execution, ExecutionStatus, JournalEntry, State, Step, StepStatus, TriggerType
+from executions.models import (
+    SLEEP,
+    START_FLOW,
+    Approval,
+    Execution,
+    ExecutionStatus,
+    JournalEntry,
+    State,
+    Step,
+    StepStatus,
+    TriggerType,
+)
 from executions.origins import Origin, origin_of
 from flows.blocks.base import Effects
 from flows.models import Flow, FlowStatus, FlowVersion
@@ -20,7 +31,6 @@ from flows.services import load_organism
 
 STEPS_READ = 2_000  # an organism's default limit is 1,000 messages
 WORKER_LOST = "worker_lost"
-SLEEP, START_FLOW = "sleep", "start_flow"  # kinds of journal entries
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,8 @@ from executions import approvals, mails
 from executions.engine.planner import Plan
 from executions.engine.store import Transaction
 from executions.models import (
+    SLEEP,
+    START_FLOW,
     Approval,
     ApprovalAnswer,
     ApprovalKind,
@@ -105,10 +107,10 @@ class StepContext:
 
     async def sleep_until(self, moment: datetime, *, position: str | None = None) -> None:
         position = self._position(position)
-        if (entry := self._recorded("sleep", position)) is not None:
+        if (entry := self._recorded(SLEEP, position)) is not None:
             moment = datetime.fromisoformat(json_text.loads(entry.value))
         elif (moment - timezone.now()).total_seconds() > SHORT_WAIT_SECONDS:
-            self._run.write_down(self._entry("sleep", position, moment.isoformat()))
+            self._run.write_down(self._entry(SLEEP, position, moment.isoformat()))
         seconds = (moment - timezone.now()).total_seconds()
         if seconds > UNSEEN_WAIT_SECONDS:
             await self._run.show_waiting(self._step, moment)
@@ -120,7 +122,7 @@ class StepContext:
 
     async def start_flow(self, flow: str, payload: Any, *, position: str | None = None) -> UUID:
         text = json_text.dumps(payload)
-        child = await self._transact("start_flow", lambda: self._run.accept_child(flow, text), self._position(position))
+        child = await self._transact(START_FLOW, lambda: self._run.accept_child(flow, text), self._position(position))
         return UUID(child)
 
     async def wait_for_execution(self, execution_id: UUID, *, position: str | None = None) -> Any:
@@ -130,6 +132,8 @@ class StepContext:
                 return _output_of(ended)
             await asyncio.sleep(pause)
         self._run.children.add(execution_id)
+        if self._step.key not in self._run.recorded:  # where it tells that the called one is waited for
+            await self._run.show_waiting(self._step, None)
         while ended is None:
             with self._waiting(until=timezone.now() + CHILD_LOOK_AGAIN):
                 await asyncio.sleep(CHILD_LOOK_AGAIN.total_seconds())
