@@ -139,6 +139,33 @@ async def _never() -> None:
     """The worker is gone before it writes."""
 
 
+@pytest.mark.parametrize(("minutes", "seconds"), [(0, 30), (5, 300), (600, 900)])
+def test_who_waits_for_a_called_flow_sleeps_the_longer_the_longer_that_takes(
+    api: APIClient, drain: Drain, minutes: int, seconds: int
+) -> None:
+    """The end of what it called wakes it (`test_a_called_flow_wakes_its_caller_once`), so this is for one that was lost."""
+    execution = run(api, start(api, calls(start(api, WAIT))))
+    called = parked(drain, execution)
+    Execution.objects.filter(pk=called.pk).update(started_at=timezone.now() - timedelta(minutes=minutes))
+    wake(execution)
+    drain()
+    execution.refresh_from_db()
+    assert execution.due_at is not None
+    assert (execution.due_at - timezone.now()).total_seconds() == pytest.approx(seconds, abs=10)
+
+
+def test_the_end_of_a_called_flow_is_seen_while_something_else_keeps_the_worker(
+    api: APIClient, drain: Drain, world: Witness
+) -> None:
+    child = start(api, WAIT.replace("600", "1.9"))
+    other = f'  - {{name: other, handler: blox.http, config: {{url: "{world.url}/slow?s=6"}}}}\n'
+    execution = run(api, start(api, beside(other, child)))
+    drain()
+    [call], [slow] = (trace(api, execution)[listener] for listener in ("call", "other"))
+    assert (call["status"], slow["status"]) == ("success", "success")
+    assert call["completedAt"] < slow["completedAt"]
+
+
 def test_cancels_from_all_sides_at_once_get_in_nobodys_way(api: APIClient, drain: Drain) -> None:
     top = run(api, start(api, calls(start(api, calls(start(api, WAIT))))))
     middle = parked(drain, top)
