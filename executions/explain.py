@@ -11,7 +11,19 @@ from typing import Any
 from uuid import UUID
 
 from bloxserver.core import json_text
-from executions.models import Approval, Execution, ExecutionStatus, JournalEntry, State, Step, StepStatus, TriggerType
+from executions.models import (
+    SLEEP,
+    START_FLOW,
+    Approval,
+    Execution,
+    ExecutionStatus,
+    JournalEntry,
+    State,
+    Step,
+    StepStatus,
+    TriggerType,
+)
+from executions.origins import Origin, origin_of
 from flows.blocks.base import Effects
 from flows.models import Flow, FlowStatus, FlowVersion
 from flows.organism import OrganismInvalid
@@ -19,15 +31,6 @@ from flows.services import load_organism
 
 STEPS_READ = 2_000  # an organism's default limit is 1,000 messages
 WORKER_LOST = "worker_lost"
-SLEEP, START_FLOW = "sleep", "start_flow"  # kinds of journal entries
-DELIVERY_HEADERS = (  # as triggers take them for a delivery's id, in that order
-    "idempotency-key",
-    "x-github-delivery",
-    "webhook-id",
-    "svix-id",
-    "x-shopify-webhook-id",
-    "x-atlassian-webhook-identifier",
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,7 @@ class Record:
     trigger: Mapping[str, Any]
     version: FlowVersion
     flow: Flow
+    origin: Origin
     steps: Sequence[Step] = ()
     journal: Sequence[JournalEntry] = ()
     approvals: Sequence[Approval] = ()
@@ -54,7 +58,11 @@ class Why:
     trigger_name: str
     fired_at: str | None
     scheduled_for: datetime | None
-    delivery_id: str | None
+    delivery_id: UUID | None
+    delivery_key: str | None
+    received_at: datetime | None
+    address: str | None
+    moment_id: UUID | None
     retry_of: UUID | None
     parent_id: UUID | None
 
@@ -154,11 +162,13 @@ def read_record(execution: Execution) -> Record:
     called = [json_text.loads(entry.value) for entry in journal if entry.kind == START_FLOW]
     steps = list(execution.steps.defer("input", "output", "parents", "notes").order_by("number")[: STEPS_READ + 1])
     flow = Flow.with_deleted.without_bodies().select_related("deployed_version").get(pk=execution.flow_id)
+    trigger = json_text.loads(execution.payload.trigger)
     return Record(
         execution=execution,
-        trigger=json_text.loads(execution.payload.trigger),
+        trigger=trigger,
         version=FlowVersion.objects.defer("organism_yaml", "canvas_state").get(pk=execution.version_id),
         flow=flow,
+        origin=origin_of(execution, trigger),
         steps=steps[:STEPS_READ],
         journal=journal,
         approvals=list(execution.approvals.defer("message", "output").order_by("id")[:STEPS_READ]),
@@ -183,7 +193,7 @@ def explain(record: Record, *, now: datetime) -> Explanation:
         status=execution.status,
         state=execution.state,
         text=_state_text(record, now),
-        why=_why(execution, record.trigger),
+        why=_why(execution, record.trigger, record.origin),
         version=_version(record),
         waits=sorted(_waits(record, now), key=lambda wait: wait.since),
         failures=[failure for step in record.steps for failure in _failures(step)],
@@ -213,23 +223,25 @@ def _state_text(record: Record, now: datetime) -> str:
             return f"It ended as {execution.status} at {_iso(execution.completed_at)}{reason}"
 
 
-def _why(execution: Execution, trigger: Mapping[str, Any]) -> Why:
-    headers = trigger.get("headers") or {}
-    delivery = next((headers[name] for name in DELIVERY_HEADERS if headers.get(name)), None)
+def _why(execution: Execution, trigger: Mapping[str, Any], origin: Origin) -> Why:
     return Why(
-        text=_why_text(execution, trigger, delivery),
+        text=_why_text(execution, trigger, origin),
         trigger_type=execution.trigger_type,
         trigger_id=execution.trigger_id,
         trigger_name=execution.trigger_name,
         fired_at=trigger.get("firedAt"),
         scheduled_for=execution.scheduled_for,
-        delivery_id=delivery,
+        delivery_id=origin.delivery_id,
+        delivery_key=origin.delivery_key,
+        received_at=origin.received_at,
+        address=origin.address,
+        moment_id=origin.moment_id,
         retry_of=execution.retry_of,
         parent_id=execution.parent_id,
     )
 
 
-def _why_text(execution: Execution, trigger: Mapping[str, Any], delivery: str | None) -> str:
+def _why_text(execution: Execution, trigger: Mapping[str, Any], origin: Origin) -> str:
     if execution.retry_of:
         return f"It repeats the execution {execution.retry_of}."
     if execution.parent_id:
@@ -238,8 +250,14 @@ def _why_text(execution: Execution, trigger: Mapping[str, Any], delivery: str | 
         return "Somebody tested the draft."
     named = f' "{execution.trigger_name}"' if execution.trigger_name else ""
     if execution.trigger_type == TriggerType.WEBHOOK:
-        method = f"{trigger['method']} " if trigger.get("method") else ""
-        return f"A {method}request came to the webhook{named}{f', delivery {delivery}' if delivery else ''}."
+        if not trigger.get("method"):
+            return f"Somebody fired the webhook{named} by hand."
+        sender = f" from {origin.address}" if origin.address else ""
+        if origin.is_replay:
+            came = f"which had come at {_iso(origin.received_at)}{sender} and been refused"
+            return f"Somebody replayed the delivery {origin.delivery_id} of the webhook{named}, {came}."
+        delivery = f", delivery {origin.delivery_id}" if origin.delivery_id else ""
+        return f"A {trigger['method']} request came{sender} to the webhook{named}{delivery}."
     if execution.trigger_type == TriggerType.SCHEDULE:
         moment = f" for its moment {_iso(execution.scheduled_for)}" if execution.scheduled_for else " by hand"
         return f"The schedule{named} fired{moment}."

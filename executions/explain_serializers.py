@@ -15,7 +15,19 @@ class WhySerializer(serializers.Serializer[Any]):
     trigger_name = serializers.CharField()
     fired_at = serializers.CharField(allow_null=True, help_text="When its trigger fired, ISO 8601.")
     scheduled_for = serializers.DateTimeField(allow_null=True, help_text="The moment of the schedule.")
-    delivery_id = serializers.CharField(allow_null=True, help_text="What its sender calls the webhook's delivery.")
+    delivery_id = serializers.UUIDField(
+        allow_null=True,
+        help_text="The call of the webhook that made it, or made what it repeats: `.../triggers/{triggerId}/deliveries/"
+        "{deliveryId}`. Null where there was none, or its row or trigger is gone; so are the next three.",
+    )
+    delivery_key = serializers.CharField(allow_null=True, help_text="What its sender calls that delivery, if anything.")
+    received_at = serializers.DateTimeField(allow_null=True, help_text="When it came; a replay fires later.")
+    address = serializers.CharField(allow_null=True, help_text="Where it came from.")
+    moment_id = serializers.UUIDField(
+        allow_null=True,
+        help_text="The schedule's moment that made it, or made what it repeats: `.../triggers/{triggerId}/moments/"
+        "{momentId}`. Null as deliveryId is.",
+    )
     retry_of = serializers.UUIDField(allow_null=True)
     parent_id = serializers.UUIDField(allow_null=True, help_text="The execution whose call_flow made this one.")
 

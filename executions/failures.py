@@ -1,9 +1,10 @@
-"""What follows when an execution fails: its flow's `on_failure`, and the pause of a flow that does nothing but fail.
+"""What follows when an execution fails: what it had called and waited for is cancelled, its flow's `on_failure` is acted
+on, and a flow that does nothing but fail is paused.
 
 An end that is a failure sets `follow_up_due` in the same update (`endings.end`); the clock, which is rung after the
 commit and again by the sweeper, sees to it here. Not the workers: one may be busy with a drain for hours, and a slow mail
 server must not keep it from one. What there is to tell, and to whom, becomes a `FailureNotice` (`notices.py`).
-A test run of the draft, and what a person cancelled, is nobody's failure.
+A test run of the draft, and what was cancelled, is nobody's failure.
 """
 
 import logging
@@ -14,8 +15,9 @@ from django.db import InterfaceError, OperationalError, transaction
 from django.utils import timezone
 
 from executions.dispatch import ring_failure_bell
-from executions.endings import FAILED
+from executions.endings import FAILED, MAX_CRASHES, WORKER_LOST
 from executions.models import Execution, ExecutionStatus, FailureNotice, NoticeKind
+from executions.services.cancellation import cancel_called
 from flows.models import Flow, FlowStatus
 from flows.organism import OrganismInvalid
 from flows.services import fail_flow, load_organism
@@ -52,11 +54,13 @@ def see_to_failures(*, seconds: float = SECONDS) -> None:
 
 
 def _see_to(execution: Execution) -> None:
-    """Pause the flow if it is time, then make the notices and take the mark away, in one transaction.
+    """Cancel what it waited for, pause the flow if it is time, then make the notices and take the mark away, in one
+    transaction.
 
     Of two that see to the same failure, the update lets one make the notices. Flows are locked before anything else
     (a forced stop locks the flow, then its executions), so the pause stands apart; it happens once a deployment.
     """
+    cancel_called(ended=execution, now=timezone.now())
     notices: list[FailureNotice] = []
     if not execution.is_draft and execution.cancel_requested_at is None:
         pause_if_failing(execution.flow_id)
@@ -90,8 +94,13 @@ def pause_if_failing(flow_id: UUID) -> bool:
 
 
 def _last_ends(flow: Flow) -> list[Execution]:
-    """The latest ten ends of what the present deployment accepted; what an earlier one left behind says nothing of it."""
+    """The latest ten ends of what the present deployment accepted; what an earlier one left behind says nothing of it.
+
+    Nor does a step that a worker's death cut off (`on_crash: fail`): one death may cut off ten at once, and be nobody's
+    fault here. What has taken down three workers that it had to itself does.
+    """
     ends = Execution.objects.last_ended().filter(flow=flow, version_id=flow.deployed_version_id)
+    ends = ends.exclude(error_code=WORKER_LOST, crashes__lt=MAX_CRASHES)
     if flow.deployed_at is not None:
         ends = ends.filter(started_at__gte=flow.deployed_at, completed_at__gte=flow.deployed_at)
     return list(ends.only("pk", "status", "error_message")[:FAILURES_IN_A_ROW])

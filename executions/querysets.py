@@ -58,6 +58,10 @@ class StepQuerySet(OwnedQuerySet["Step"]):
     def unfinished(self) -> Self:
         return self.filter(Q(status="running") | Q(status="waiting"))
 
+    def led_nowhere(self) -> Self:
+        """Of an execution that has ended: those that its end cut off, or that failed with no `on_error` to handle it."""
+        return self.filter(status="error", sent_to=[])
+
 
 class ApprovalQuerySet(OwnedQuerySet["Approval"]):
     def open(self) -> Self:

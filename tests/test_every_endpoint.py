@@ -6,11 +6,12 @@
 import json
 from base64 import b64encode
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
 import pytest
+from django.utils import timezone
 from pytest_django import Settings
 from rest_framework.test import APIClient
 from standardwebhooks import Webhook
@@ -22,6 +23,7 @@ from executions.models import Approval
 from tests import openapi
 from tests.conftest import api_as
 from tests.openapi import CheckedClient, document
+from triggers.services import tick
 
 CLERK_SECRET = "whsec_" + b64encode(b"a secret of the test's own").decode()
 ORGANISM = """\
@@ -194,7 +196,9 @@ def triggers(call: Caller, public: Caller, flow: str, drain: Drain) -> None:
     all_of_it = f"{FLOWS}/{flow}/triggers"
     schedule = {"cron": "*/5 * * * *", "timezone": "Europe/Berlin"}
     often = call(201, "POST", all_of_it, {"type": "schedule", "name": "Often", "config": schedule})
-    call(200, "GET", f"{all_of_it}/{often['id']}/moments?outcome=fired")
+    tick(now=timezone.now() + timedelta(minutes=6))
+    [fired] = call(200, "GET", f"{all_of_it}/{often['id']}/moments?pageSize=1")["items"]
+    call(200, "GET", f"{all_of_it}/{often['id']}/moments/{fired['id']}")
     webhook = call(201, "POST", all_of_it, {"type": "webhook", "name": "Hook", "config": {}})
     one = f"{all_of_it}/{webhook['id']}"
     call(200, "GET", f"{all_of_it}?type=webhook&search=hook")
@@ -215,6 +219,7 @@ def triggers(call: Caller, public: Caller, flow: str, drain: Drain) -> None:
     public(404, "POST", f"/webhooks/{token}", {"n": 4})
     call(200, "PATCH", one, {"enabled": True})
     (refused,) = call(200, "GET", f"{one}/deliveries?verdict=disabled")["items"]
+    call(200, "GET", f"{one}/deliveries/{refused['id']}")
     call(201, "POST", f"{one}/deliveries/{refused['id']}/replay")
     call(204, "DELETE", one)
 

@@ -128,8 +128,10 @@ ROUTES: dict[str, Route] = {
     f"{TRIGGER}/regenerate-token": Route(),
     f"{TRIGGER}/fire": Route(bodies={"POST": {"payload": 1}}),
     f"{TRIGGER}/deliveries": Route(query={"cursor": cursor_of}),
+    f"{TRIGGER}/deliveries/<uuid:delivery_id>": Route(),
     f"{TRIGGER}/deliveries/<uuid:delivery_id>/replay": Route(),
     f"{TRIGGER}/moments": Route(query={"cursor": cursor_of}),
+    f"{TRIGGER}/moments/<uuid:moment_id>": Route(),
 }
 # Open to all: they show nobody's rows, or those of whoever the secret in the path or the signature names.
 PUBLIC = {
@@ -171,7 +173,7 @@ class Belongings:
             trigger=webhook, verdict="disabled", method="POST", size=2, reason=f"{word}-reason", held=True,
             request=json.dumps({"headers": {}, "query": {}, "payload": f'"{word}-request"'}),
         )  # fmt: skip
-        Moment.objects.create(
+        moment = Moment.objects.create(
             trigger=webhook, moment=NOON, outcome="fired", lateness=0, execution_id=execution.pk, reason=f"{word}-why"
         )
         step = make_step(execution, 1, word, output=f"{word}-step")
@@ -191,6 +193,7 @@ class Belongings:
             "operation_id": BulkOperation.objects.create(user=user, verb="retry", asked={"search": word}, total=1).pk,
             "trigger_id": webhook.pk,
             "delivery_id": delivery.pk,
+            "moment_id": moment.pk,
             "number": 1,
         }
         self.token, self.webhook = secret, webhook.webhook_token or ""

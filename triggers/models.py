@@ -167,6 +167,9 @@ class Delivery(models.Model):
                 condition=~Q(verdict="accepted"),
             ),
             models.Index(fields=["received_at"], name="delivery_held", condition=Q(held=True)),  # release_deliveries
+            models.Index(  # which replay made an execution; one that is accepted pays nothing for it
+                fields=["execution_id"], name="delivery_replayed", condition=Q(replayed_at__isnull=False)
+            ),
         ]
         ordering = ["-received_at", "-id"]
 

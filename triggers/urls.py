@@ -18,12 +18,14 @@ urlpatterns = [
     path(f"{_OF_ONE}/regenerate-token", TriggerViewSet.as_view({"post": "regenerate_token"}), name="trigger-token"),
     path(f"{_OF_ONE}/fire", TriggerViewSet.as_view({"post": "fire"}), name="trigger-fire"),
     path(f"{_OF_ONE}/deliveries", DeliveryViewSet.as_view({"get": "list"}), name="deliveries"),
+    path(f"{_OF_ONE}/deliveries/<uuid:delivery_id>", DeliveryViewSet.as_view({"get": "retrieve"}), name="delivery"),
     path(
         f"{_OF_ONE}/deliveries/<uuid:delivery_id>/replay",
         DeliveryViewSet.as_view({"post": "replay"}),
         name="delivery-replay",
     ),
     path(f"{_OF_ONE}/moments", MomentViewSet.as_view({"get": "list"}), name="moments"),
+    path(f"{_OF_ONE}/moments/<uuid:moment_id>", MomentViewSet.as_view({"get": "retrieve"}), name="moment"),
 ]
 
 # After the paths under /webhooks/ that have a name of their own.

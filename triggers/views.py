@@ -137,6 +137,10 @@ class DeliveryViewSet(LedgerViewSet):
         rows = self.get_queryset().between(query.get("since"), query.get("until"))
         return self.answer_page(rows.filter(verdict=query["verdict"]) if "verdict" in query else rows)
 
+    @extend_schema(operation_id="getDelivery")
+    def retrieve(self, request: Request, flow_id: UUID, trigger_id: UUID, delivery_id: UUID) -> Response:
+        return Response(self.get_serializer(self.get_object()).data)
+
     @extend_schema(
         operation_id="replayDelivery",
         request=None,
@@ -160,6 +164,7 @@ class MomentViewSet(LedgerViewSet):
     queryset = Moment.objects.all()
     moment = "moment"
     serializer_class = serializers.MomentSerializer
+    lookup_url_kwarg = "moment_id"
 
     @extend_schema(
         operation_id="listMoments",
@@ -171,6 +176,10 @@ class MomentViewSet(LedgerViewSet):
         query = _checked(serializers.MomentListQuerySerializer(data=request.query_params))
         rows = self.get_queryset().between(query.get("since"), query.get("until"))
         return self.answer_page(rows.filter(outcome=query["outcome"]) if "outcome" in query else rows)
+
+    @extend_schema(operation_id="getMoment")
+    def retrieve(self, request: Request, flow_id: UUID, trigger_id: UUID, moment_id: UUID) -> Response:
+        return Response(self.get_serializer(self.get_object()).data)
 
 
 def _checked(serializer: Any) -> dict[str, Any]:

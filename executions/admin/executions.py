@@ -6,7 +6,7 @@ from typing import Any
 from uuid import UUID
 
 from django.contrib import admin, messages
-from django.db.models import Q, QuerySet
+from django.db.models import Model, Q, QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import reverse
 from django.utils import timezone
@@ -246,11 +246,13 @@ class ExecutionAdmin(ButtonsAdmin, LargeTableAdmin):
     def _page(self, execution: Execution) -> dict[str, Any]:
         steps = list(execution.steps.defer("input", "output").order_by("number")[: STEPS_SHOWN + 1])
         names = {step.key: step.listener for step in steps}
+        record = read_record(execution)
         return {
             "rows": [_row(traced, names) for traced in trace(steps[:STEPS_SHOWN], characters=STEP_CHARACTERS)],
             "more_steps": len(steps) > STEPS_SHOWN,
             "steps_url": f"{reverse('admin:executions_step_changelist')}?q={execution.pk}",
-            "explanation": explain(read_record(execution), now=timezone.now()),
+            "explanation": explain(record, now=timezone.now()),
+            "origin": {row._meta.verbose_name: _page_of(row) for row in record.origin.rows},
         }
 
     # Actions. ----------------------------------------------------------------------------------------------------
@@ -322,6 +324,10 @@ def _row(traced: TracedStep, names: dict[str, str]) -> dict[str, Any]:
         "input": _folded(traced.input),
         "output": _folded(traced.output),
     }
+
+
+def _page_of(row: Model) -> str:
+    return reverse(f"admin:{row._meta.app_label}_{row._meta.model_name}_change", args=[row.pk])
 
 
 def _folded(value: Value) -> dict[str, str]:

@@ -18,6 +18,8 @@ from executions import approvals, mails
 from executions.engine.planner import Plan
 from executions.engine.store import Transaction
 from executions.models import (
+    SLEEP,
+    START_FLOW,
     Approval,
     ApprovalAnswer,
     ApprovalKind,
@@ -39,7 +41,9 @@ logger = logging.getLogger("bloxserver.flow")
 UNSEEN_WAIT_SECONDS = 0.5  # before a longer one, what has been done is written, so that who watches sees it
 SHORT_WAIT_SECONDS = 2.0  # is waited for in the worker; a longer one parks the execution
 CHILD_POLLS_SECONDS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.3)  # then the parent parks, and the child's end wakes it
-CHILD_LOOK_AGAIN = timedelta(seconds=30)  # should the wake-up be lost
+CHILD_LOOK_SECONDS = 1.0  # while the worker has other steps of the execution to do
+# Should the wake-up be lost, the parent looks again when the child has run for as long again, within these.
+CHILD_LOOK_AGAIN = timedelta(seconds=30), timedelta(minutes=15)
 ANSWER_LOOK_SECONDS = 1.0  # while the worker has other steps of the execution to do; else it parks
 MAX_POSITION = 32  # characters: the column's
 LOG_LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
@@ -105,10 +109,10 @@ class StepContext:
 
     async def sleep_until(self, moment: datetime, *, position: str | None = None) -> None:
         position = self._position(position)
-        if (entry := self._recorded("sleep", position)) is not None:
+        if (entry := self._recorded(SLEEP, position)) is not None:
             moment = datetime.fromisoformat(json_text.loads(entry.value))
         elif (moment - timezone.now()).total_seconds() > SHORT_WAIT_SECONDS:
-            self._run.write_down(self._entry("sleep", position, moment.isoformat()))
+            self._run.write_down(self._entry(SLEEP, position, moment.isoformat()))
         seconds = (moment - timezone.now()).total_seconds()
         if seconds > UNSEEN_WAIT_SECONDS:
             await self._run.show_waiting(self._step, moment)
@@ -120,22 +124,25 @@ class StepContext:
 
     async def start_flow(self, flow: str, payload: Any, *, position: str | None = None) -> UUID:
         text = json_text.dumps(payload)
-        child = await self._transact("start_flow", lambda: self._run.accept_child(flow, text), self._position(position))
+        child = await self._transact(START_FLOW, lambda: self._run.accept_child(flow, text), self._position(position))
         return UUID(child)
 
     async def wait_for_execution(self, execution_id: UUID, *, position: str | None = None) -> Any:
-        child = partial(_look_at, execution_id)
+        look = partial(_look_at, execution_id)
         for pause in CHILD_POLLS_SECONDS:
-            if (ended := await self._run.store.call_patiently(child)) is not None:
-                return _output_of(ended)
+            child = await self._run.store.call_patiently(look)
+            if child.state == State.ENDED:
+                return _output_of(child)
             await asyncio.sleep(pause)
         self._run.children.add(execution_id)
-        while ended is None:
-            with self._waiting(until=timezone.now() + CHILD_LOOK_AGAIN):
-                await asyncio.sleep(CHILD_LOOK_AGAIN.total_seconds())
-            ended = await self._run.store.call_patiently(child)
+        if self._step.key not in self._run.recorded:  # where it tells that the called one is waited for
+            await self._run.show_waiting(self._step, None)
+        while child.state != State.ENDED:
+            with self._waiting(until=_look_again(child)):
+                await asyncio.sleep(CHILD_LOOK_SECONDS)
+            child = await self._run.store.call_patiently(look)
         self._run.children.discard(execution_id)
-        return _output_of(ended)
+        return _output_of(child)
 
     async def ask(
         self, message: str, *, until: datetime | None, notify: Sequence[str] = (), position: str | None = None
@@ -293,14 +300,22 @@ def crash_position(step: Step) -> str:
     return f"crash {step.attempt}"
 
 
-def _look_at(execution_id: UUID) -> Execution | None:
-    """The execution once it has ended; None before. Raises `BlockError` when it is gone."""
-    child = Execution.objects.select_related("payload").filter(pk=execution_id).first()
+def _look_at(execution_id: UUID) -> Execution:
+    """The execution, once it has ended with its output. Raises `BlockError` when it is gone."""
+    rows = Execution.objects.filter(pk=execution_id)
+    child = rows.only("state", "started_at").first()
+    if child is not None and child.state == State.ENDED:
+        child = rows.select_related("payload").only("state", "status", "error_message", "payload__output").first()
     if child is None:
         raise BlockError(
             f"The execution {execution_id} that it called was deleted.", code="called_flow_failed", retryable=False
         )
-    return child if child.state == State.ENDED else None
+    return child
+
+
+def _look_again(child: Execution) -> datetime:
+    now, (least, most) = timezone.now(), CHILD_LOOK_AGAIN
+    return now + min(max(now - child.started_at, least), most)
 
 
 def _output_of(child: Execution) -> Any:

@@ -6,6 +6,8 @@ from django.utils import timezone
 from bloxserver.core.ids import new_id
 from executions.models.execution import Execution
 
+SLEEP, START_FLOW = "sleep", "start_flow"  # kinds of entries that others than the engine read
+
 
 class JournalEntry(models.Model):
     """The recorded result of one thing that a block asked of its run, by step and position.

@@ -1,4 +1,4 @@
-"""Ending an execution that somebody does not want any more."""
+"""Ending an execution that somebody does not want any more, or nobody waits for any more."""
 
 from collections.abc import Iterable
 from contextlib import suppress
@@ -6,10 +6,12 @@ from datetime import datetime
 from uuid import UUID
 
 from django.db import transaction
+from django.db.models import Exists, OuterRef
 
+from bloxserver.core import json_text
 from executions import endings
 from executions.errors import ExecutionEnded
-from executions.models import Execution, State
+from executions.models import START_FLOW, Execution, State, Step
 
 
 def cancel_execution(*, execution: Execution, by: str, now: datetime) -> Execution:
@@ -36,6 +38,19 @@ def cancel_execution(*, execution: Execution, by: str, now: datetime) -> Executi
 
 def cancel_all(ids: Iterable[UUID], *, by: str, now: datetime) -> None:
     """Cancel those of them that have not ended, the oldest first."""
-    for execution in Execution.objects.filter(pk__in=ids).order_by("started_at", "id"):
+    for execution in Execution.objects.alive().filter(pk__in=ids).order_by("started_at", "id"):
         with suppress(ExecutionEnded):
             cancel_execution(execution=execution, by=by, now=now)
+
+
+def cancel_called(*, ended: Execution, now: datetime) -> None:
+    """Cancel what an execution had called and still waited for when it ended; what that waits for follows at its own end.
+
+    It waited in steps that its end cut off: one that does not wait is done with as soon as it has called.
+    Nothing is called any more by an execution that has ended, since its fence has moved. Each is cancelled in a
+    transaction of its own that locks its row alone, so this can wait for others in no circle; all of it may be repeated.
+    """
+    waiting = Step.objects.led_nowhere().filter(execution=OuterRef("execution_id"), key=OuterRef("step_key"))
+    calls = ended.journal.filter(Exists(waiting), kind=START_FLOW).values_list("value", flat=True)
+    if called := [UUID(json_text.loads(value)) for value in calls]:
+        cancel_all(called, by=f"the end of execution {ended.pk}, which had called it", now=now)

@@ -12,7 +12,10 @@ class CallFlowConfig(BlockConfig):
     flow: str = Field(
         min_length=1, max_length=100, description="The id or the name of a flow of the same owner; it must be running."
     )
-    wait: bool = Field(True, description="Whether to wait for its end and give its output.")
+    wait: bool = Field(
+        True,
+        description="Whether to wait for its end and give its output. What is waited for is canceled when its caller ends.",
+    )
 
 
 class CallFlow(Block):

@@ -15,17 +15,23 @@ from rest_framework.test import APIClient
 
 from executions.endings import Ending
 from executions.engine.leases import Claimed, claim
+from executions.engine.planner import derive_key
 from executions.engine.store import Change, write
+from executions.engine.sweeper import sweep
 from executions.failures import FAILURES_IN_A_ROW, pause_if_failing
-from executions.models import Execution, ExecutionStatus, FailureNotice
+from executions.models import Execution, ExecutionStatus, FailureNotice, State, Step, StepStatus
 from executions.notices import work_off_failures
 from flows.models import Flow
 from flows.services import start_flow
 from tests.executions.flows import retry_from_failed, run, start
 from tests.flows.test_races import while_uncommitted
+from tests.witness import Witness
 
 pytestmark = pytest.mark.django_db(transaction=True)
 Drain = Callable[[], None]
+POSTS = """\
+  - {{name: post, handler: blox.http, config: {{method: POST, url: "{url}/status/404", json: "{{{{ payload }}}}"}}}}
+"""
 FAILS = '  - {name: a, handler: blox.transform, config: {value: "{{ payload.ok }}"}}\n'  # without an `ok`
 
 
@@ -132,6 +138,56 @@ def test_cancellations_neither_count_nor_begin_the_count_anew(api: APIClient, dr
     assert status_of(api, flow) == ("running", None)
     runs(api, drain, flow, {})
     assert status_of(api, flow)[0] == "error"
+
+
+def test_what_the_death_of_a_worker_cut_off_neither_counts_nor_begins_the_count_anew(
+    api: APIClient, drain: Drain, world: Witness
+) -> None:
+    flow = start(api, POSTS.format(url=world.url))
+    for _ in range(10):
+        run(api, flow, {})
+    die_during_all(flow)
+    for _ in range(10):  # each is alone now
+        drain()
+    work_off_failures()
+    assert Execution.objects.filter(error_code="worker_lost", crashes=0).count() == 10
+    assert status_of(api, flow) == ("running", None)
+    runs(api, drain, flow, *[{}] * 9)
+    run(api, flow, {})
+    die_during_all(flow)
+    drain()
+    work_off_failures()
+    assert status_of(api, flow) == ("running", None)
+    runs(api, drain, flow, {})
+    assert status_of(api, flow)[0] == "error"
+
+
+def test_executions_that_take_down_three_workers_each_count(api: APIClient, drain: Drain) -> None:
+    flow = start(api, FAILS)
+    runs(api, drain, flow, *[{}] * 9)
+    poison = run(api, flow, {"ok": 1})
+    for _ in range(4):  # the first death may be another's fault
+        claim("dying", limit=1, holding=0)
+        expire(flow)
+    work_off_failures()
+    poison.refresh_from_db()
+    assert (poison.error_code, poison.crashes) == ("worker_lost", 3)
+    assert status_of(api, flow)[0] == "error"
+
+
+def die_during_all(flow: str) -> None:
+    """Leave what a worker leaves that is killed while it POSTs for all that the flow has queued."""
+    for claimed in claim("dying", limit=100, holding=0):
+        key = derive_key("", "", "post")
+        step = Step(execution_id=claimed.pk, key=key, number=1, listener="post", block="blox.http")
+        step.status, step.started_at = StepStatus.RUNNING, timezone.now()
+        write([Change(claimed.pk, claimed.fence, steps=[step])])
+    expire(flow)
+
+
+def expire(flow: str) -> None:
+    Execution.objects.filter(flow_id=flow, state=State.WORKING).update(lease_until=timezone.now() - timedelta(hours=1))
+    sweep()
 
 
 def test_the_tenth_failure_is_told_of_by_on_failure_too(api: APIClient, drain: Drain) -> None:

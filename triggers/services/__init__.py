@@ -2,6 +2,7 @@
 
 from triggers.services.deliveries import record_duplicate, record_refusal, release_deliveries, replay_delivery
 from triggers.services.ledgers import prune_ledgers
+from triggers.services.origins import origin_of
 from triggers.services.schedules import arm_flow, disarm_flow, preview
 from triggers.services.ticks import tick
 from triggers.services.triggers import (
@@ -44,6 +45,7 @@ __all__ = [
     "find_webhooks",
     "fire_trigger",
     "import_triggers",
+    "origin_of",
     "preview",
     "prune_ledgers",
     "record_duplicate",
