@@ -4,14 +4,16 @@ Django's `bulk_create` and `bulk_update` prepare each value of each row through 
 what the database takes. Here a statement is made once for a model and its columns. PostgreSQL gets all rows as one JSON
 text, which Python makes and PostgreSQL reads faster than arrays; SQLite one prepared statement, run for each row.
 Constraints, triggers and transactions are the database's, as ever.
+
+What is made only to be inserted need not be an instance of its model either, which costs as much again: `new` makes a
+row, which `insert_rows` takes.
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
-from operator import attrgetter
 from typing import Any, TypeAlias
 from uuid import UUID
 
@@ -21,40 +23,59 @@ from django.db.models import Field, Model
 MAX_CHARACTERS = 16 * 1024 * 1024  # of rows in one statement, about: both sides hold all of it in memory
 
 Column: TypeAlias = "Field[Any, Any]"
-Row = Sequence[Any]
+Row: TypeAlias = dict[str, Any]  # by column, which is named as the attribute is; one that is not there is NULL
+IGNORE_CONFLICTS = "ON CONFLICT DO NOTHING"
+
+
+def new(model: type[Model], **values: Any) -> Row:
+    """A row of `model` with these values, and its defaults for the other columns, as an instance would have them."""
+    fixed, made = _defaults(model)
+    row = fixed | values
+    for name, make in made:
+        if name not in row:
+            row[name] = make()
+    return row
+
+
+def insert_rows(model: type[Model], rows: Sequence[Row], *, ignore_conflicts: bool = False) -> None:
+    """Insert rows as `new` makes them."""
+    if rows:
+        _insert(connection.vendor, model, IGNORE_CONFLICTS if ignore_conflicts else "").run(rows)
 
 
 def insert(rows: Sequence[Model], *, ignore_conflicts: bool = False) -> None:
     """Insert instances of one model, every column as it stands in them."""
     if rows:
-        _write(_insert(connection.vendor, type(rows[0]), "ON CONFLICT DO NOTHING" if ignore_conflicts else ""), rows)
+        insert_rows(type(rows[0]), _rows(rows), ignore_conflicts=ignore_conflicts)
 
 
 def upsert(rows: Sequence[Model], *, unique: tuple[str, ...]) -> None:
     """The same; a row that agrees in `unique` (fields of a unique constraint) is replaced, all but its id."""
     if rows:
-        _write(_upsert(connection.vendor, type(rows[0]), unique), rows)
+        _upsert(connection.vendor, type(rows[0]), unique).run(_rows(rows))
 
 
-def update(model: type[Model], rows: Sequence[Row], *, where: tuple[str, ...], set: tuple[str, ...]) -> int:
+def update(model: type[Model], rows: Sequence[Sequence[Any]], *, where: tuple[str, ...], set: tuple[str, ...]) -> int:
     """For each of `rows`, which are values of the fields `where` and then of `set`: set these where those are so.
 
     How many rows of the database that changed.
     """
-    return _update(connection.vendor, model, where, set).run(rows) if rows else 0
+    if not rows:
+        return 0
+    names = [column.attname for column in _fields(model, where + set)]
+    return _update(connection.vendor, model, where, set).run([dict(zip(names, row, strict=True)) for row in rows])
 
 
 @dataclass(frozen=True, slots=True)
 class _Statement:
     sql: str
-    columns: "list[Column]"
+    columns: "list[Column]"  # in the order of SQLite's placeholders
     vendor: str
-    keys_last: int = 0  # how many values at the head of a row SQLite's placeholders want at its end
 
     def run(self, rows: Sequence[Row]) -> int:
         with connection.cursor() as cursor:
             if self.vendor != "postgresql":
-                cursor.executemany(self.sql, [self._for_sqlite(row) for row in rows])
+                cursor.executemany(self.sql, list(map(self._for_sqlite, rows)))
                 return cursor.rowcount
             changed = 0
             for text in self._for_postgresql(rows):
@@ -63,25 +84,37 @@ class _Statement:
             return changed
 
     def _for_postgresql(self, rows: Sequence[Row]) -> Iterator[str]:
-        names = [column.column for column in self.columns]
         texts: list[str] = []
         size = 0
-        for row in rows:
-            texts.append(_encode(dict(zip(names, row, strict=True))))
-            size += len(texts[-1])
+        for text in map(_encode, rows):
+            texts.append(text)
+            size += len(text)
             if size > MAX_CHARACTERS:
                 yield f"[{','.join(texts)}]"
                 texts, size = [], 0
         if texts:
             yield f"[{','.join(texts)}]"
 
-    def _for_sqlite(self, row: Row) -> Row:
-        values = [column.get_db_prep_save(value, connection) for column, value in zip(self.columns, row, strict=True)]
-        return values[self.keys_last :] + values[: self.keys_last]
+    def _for_sqlite(self, row: Row) -> list[Any]:
+        return [column.get_db_prep_save(row.get(column.attname), connection) for column in self.columns]
 
 
-def _write(statement: _Statement, rows: Sequence[Model]) -> None:
-    statement.run(list(map(attrgetter(*(column.attname for column in statement.columns)), rows)))
+def _rows(instances: Sequence[Model]) -> list[Row]:
+    names = [column.attname for column in instances[0]._meta.concrete_fields]
+    return [{name: values[name] for name in names} for values in map(vars, instances)]
+
+
+@lru_cache
+def _defaults(model: type[Model]) -> tuple[Row, list[tuple[str, Callable[[], Any]]]]:
+    """Of the columns that have one: those that are the same for each row, and those that are made for each."""
+    fixed: Row = {}
+    made: list[tuple[str, Callable[[], Any]]] = []
+    for column in model._meta.concrete_fields:
+        if column.has_default() and callable(column.default):
+            made.append((column.attname, column.default))
+        elif (value := column.get_default()) is not None:
+            fixed[column.attname] = value
+    return fixed, made
 
 
 @lru_cache
@@ -108,7 +141,7 @@ def _update(vendor: str, model: type[Model], where: tuple[str, ...], set: tuple[
         assignments = ", ".join(f"{_name(column)} = %s" for column in changed)
         condition = " AND ".join(f"{_name(column)} = %s" for column in keys)
         sql = f"UPDATE {_table(model)} SET {assignments} WHERE {condition}"
-        return _Statement(sql, keys + changed, vendor, keys_last=len(keys))
+        return _Statement(sql, changed + keys, vendor)
     assignments = ", ".join(f"{_name(column)} = new.{_name(column)}" for column in changed)
     condition = " AND ".join(f"old.{_name(column)} = new.{_name(column)}" for column in keys)
     return _Statement(

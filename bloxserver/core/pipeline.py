@@ -50,8 +50,9 @@ def _execute(
 ) -> Any:
     result = execute(sql, params, many, context)
     with connection.wrap_database_errors:
-        # All of it: a COMMIT or sync of psycopg waits for an answer even while what it is the answer to is half sent.
-        raw.wait(send(raw.pgconn))
+        if raw.pgconn.flush():
+            # A COMMIT or sync of psycopg would wait for an answer while what it is the answer to is half sent, for ever.
+            raw.wait(send(raw.pgconn))
         if sql.lstrip().startswith(ANSWER_AT_ONCE):
             pipeline.sync()
     return result

@@ -34,7 +34,7 @@ DEFAULT_SECONDS = 300.0  # of work, for an organism that names no timeout
 MAX_PAYLOAD_CHARACTERS = 8 * 1024 * 1024
 MAX_DEPTH = 10  # of flows that call flows
 
-Outcome: TypeAlias = Execution | DomainError  # what a firing has made, or why it is refused
+Outcome: TypeAlias = bulk.Row | DomainError  # the execution that a firing has made, or why it is refused
 
 
 @dataclass(slots=True, kw_only=True)
@@ -71,11 +71,13 @@ def accept(firing: Firing, *, now: datetime) -> Execution:
     (outcome,) = accept_all([firing], now=now)
     if isinstance(outcome, DomainError):
         raise outcome
-    return outcome
+    execution = Execution(**outcome)
+    execution.flow = firing.flow
+    return execution
 
 
 def accept_all(firings: Sequence[Firing], *, now: datetime, wait: bool = True) -> list[Outcome]:
-    """Commit an execution for each firing and ring the bell; for each its execution, or why it is refused.
+    """Commit an execution for each firing and ring the bell; for each its execution's row, or why it is refused.
 
     Refusals are `FlowNotRunning` and `ConcurrencyLimit` (409), `UsageLimitExceeded` (402), `PayloadTooLarge` (413),
     `OrganismInvalid` and `UnknownListener` (400, drafts), `CallTooDeep` (400), `NotFound` (a flow that was deleted), and
@@ -96,10 +98,12 @@ def accept_all(firings: Sequence[Firing], *, now: datetime, wait: bool = True) -
         _skip_where_full(firings, outcomes, alive)
         _refuse_over_budget(firings, outcomes, now=now)
         _cancel_the_oldest(firings, outcomes, alive, now=now)
-        accepted = [(firing, row) for firing, row in zip(firings, outcomes, strict=True) if isinstance(row, Execution)]
+        accepted = [
+            (firing, row) for firing, row in zip(firings, outcomes, strict=True) if not isinstance(row, DomainError)
+        ]
         payloads = list(_payloads(accepted, variables))
-        bulk.insert([execution for _, execution in accepted])
-        bulk.insert(payloads)
+        bulk.insert_rows(Execution, [row for _, row in accepted])
+        bulk.insert_rows(ExecutionPayload, payloads)
         if accepted:
             ring_bell()
     return outcomes
@@ -114,9 +118,10 @@ def _prepared(firing: Firing, *, now: datetime) -> Outcome:
         return error
     flow, parent, organism = firing.flow, firing.parent, _organism(version_id)
     limits = limits_of(flow.user)
-    return Execution(
+    return bulk.new(
+        Execution,
         user_id=flow.user_id,
-        flow=flow,
+        flow_id=flow.pk,
         version_id=version_id,
         trigger_id=firing.trigger_id,
         trigger_name=firing.trigger_name,
@@ -175,16 +180,16 @@ def _organism(version_id: UUID) -> Organism | None:
 
 def _limited(
     firings: Sequence[Firing], outcomes: Sequence[Outcome], *overlaps: str
-) -> Iterator[tuple[int, Firing, Execution, int]]:
-    """The firings, with position and limit, of flows whose `organism.concurrency` has one of these overlaps.
+) -> Iterator[tuple[int, Firing, UUID, int]]:
+    """The firings, with position, execution and limit, of flows whose `organism.concurrency` has one of these overlaps.
 
     Test runs of the draft wait for their turn in the queue, and nobody's firing is refused for them.
     """
-    for at, (firing, execution) in enumerate(zip(firings, list(outcomes), strict=True)):
-        if isinstance(execution, Execution) and execution.flow_limit is not None and not firing.draft:
-            organism = _organism(execution.version_id)
+    for at, (firing, outcome) in enumerate(zip(firings, list(outcomes), strict=True)):
+        if not isinstance(outcome, DomainError) and outcome["flow_limit"] is not None and not firing.draft:
+            organism = _organism(outcome["version_id"])
             if organism and organism.concurrency and organism.concurrency.overlap in overlaps:
-                yield at, firing, execution, execution.flow_limit
+                yield at, firing, outcome["id"], outcome["flow_limit"]
 
 
 def _take_turns(firings: Sequence[Firing], outcomes: Sequence[Outcome]) -> dict[UUID, list[UUID]]:
@@ -194,7 +199,7 @@ def _take_turns(firings: Sequence[Firing], outcomes: Sequence[Outcome]) -> dict[
     those of such a flow take turns. The turn comes after the row lock, which starts and stops take alone.
     """
     alive: dict[UUID, list[UUID]] = {}
-    for flow_id in sorted({execution.flow_id for _, _, execution, _ in _limited(firings, outcomes, "skip", "cancel")}):
+    for flow_id in sorted({firing.flow.pk for _, firing, _, _ in _limited(firings, outcomes, "skip", "cancel")}):
         advisory.take(advisory.Turns.FLOW_OVERLAP, flow_id)
         rows = Execution.objects.alive().filter(flow=flow_id, is_draft=False).order_by("started_at", "id")
         alive[flow_id] = list(rows.values_list("pk", flat=True))
@@ -202,10 +207,10 @@ def _take_turns(firings: Sequence[Firing], outcomes: Sequence[Outcome]) -> dict[
 
 
 def _skip_where_full(firings: Sequence[Firing], outcomes: list[Outcome], alive: dict[UUID, list[UUID]]) -> None:
-    for at, firing, execution, limit in _limited(firings, outcomes, "skip"):
-        ids = alive[execution.flow_id]
+    for at, firing, execution_id, limit in _limited(firings, outcomes, "skip"):
+        ids = alive[firing.flow.pk]
         if len(ids) < limit:
-            ids.append(execution.pk)
+            ids.append(execution_id)
         else:
             outcomes[at] = ConcurrencyLimit(
                 f'The flow "{firing.flow.name}" is limited to {limit} at once, and {len(ids)} of its executions have '
@@ -217,9 +222,9 @@ def _cancel_the_oldest(
     firings: Sequence[Firing], outcomes: Sequence[Outcome], alive: dict[UUID, list[UUID]], *, now: datetime
 ) -> None:
     doomed: list[UUID] = []
-    for _, _, execution, limit in _limited(firings, outcomes, "cancel"):
-        ids = alive[execution.flow_id]
-        ids.append(execution.pk)
+    for _, firing, execution_id, limit in _limited(firings, outcomes, "cancel"):
+        ids = alive[firing.flow.pk]
+        ids.append(execution_id)
         while len(ids) > limit:
             doomed.append(ids.pop(0))
     if doomed:
@@ -234,7 +239,7 @@ def _cancel_the_oldest(
 def _refuse_over_budget(firings: Sequence[Firing], outcomes: list[Outcome], *, now: datetime) -> None:
     by_user: dict[User, list[int]] = defaultdict(list)
     for at, (firing, outcome) in enumerate(zip(firings, outcomes, strict=True)):
-        if isinstance(outcome, Execution):
+        if not isinstance(outcome, DomainError):
             by_user[firing.flow.user].append(at)
     for user in sorted(by_user, key=lambda user: user.pk):
         positions = by_user[user]
@@ -243,15 +248,14 @@ def _refuse_over_budget(firings: Sequence[Firing], outcomes: list[Outcome], *, n
             outcomes[at] = usage_limit_exceeded(user, now=now)
 
 
-def _payloads(
-    accepted: Sequence[tuple[Firing, Execution]], variables: Mapping[UUID, str]
-) -> Iterator[ExecutionPayload]:
+def _payloads(accepted: Sequence[tuple[Firing, bulk.Row]], variables: Mapping[UUID, str]) -> Iterator[bulk.Row]:
     for firing, execution in accepted:
         in_scope = firing.variables or variables.get(firing.flow.pk)
         if in_scope is None:  # a draft's
             in_scope = json_text.dumps(variables_of([firing.flow])[firing.flow.pk])
-        yield ExecutionPayload(
-            execution=execution,
+        yield bulk.new(
+            ExecutionPayload,
+            execution_id=execution["id"],
             input=firing.payload,
             trigger=json_text.dumps({"type": firing.trigger_type, "name": firing.trigger_name, **firing.trigger}),
             variables=in_scope,

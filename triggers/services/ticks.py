@@ -19,6 +19,8 @@ from uuid import UUID
 from django.db import DatabaseError, connection, transaction
 
 from bloxserver.core import bulk
+from bloxserver.core.errors import DomainError
+from bloxserver.core.pipeline import together
 from executions.errors import ConcurrencyLimit, ExecutionEnded
 from executions.models import Execution, TriggerType
 from executions.services import Firing, accept_all, cancel_execution
@@ -76,12 +78,13 @@ def _fire_batch(ids: Sequence[UUID], *, now: datetime) -> int:
 
 
 def _fire_due(ids: Sequence[UUID], *, now: datetime, alone: bool) -> int:
-    with transaction.atomic():
+    with together(), transaction.atomic():
         turns = [turn for trigger in _lock(ids, now=now) if (turn := _turn(trigger, now=now)) is not None]
         if alone:  # because of this, perhaps
             _leave_out_what_was_fired(turns)
         _fire(turns, now=now)
-        bulk.insert([row for turn in turns for row in turn.ledger], ignore_conflicts=True)  # a clock was set back
+        ledger = [row for turn in turns for row in turn.ledger]
+        bulk.insert_rows(Moment, ledger, ignore_conflicts=True)  # a clock was set back
         bulk.update(
             Trigger,
             [(turn.trigger.pk, turn.next_moment, turn.next_moment + turn.offset) for turn in turns],
@@ -94,7 +97,7 @@ def _fire_due(ids: Sequence[UUID], *, now: datetime, alone: bool) -> int:
             with suppress(ExecutionEnded):
                 by = f'the schedule "{turn.trigger.name}", which fired again'
                 cancel_execution(execution=execution, by=by, now=now)
-    return sum(row.execution_id is not None for turn in turns for row in turn.ledger)
+    return sum(row["execution_id"] is not None for row in ledger)
 
 
 def _lock(ids: Sequence[UUID], *, now: datetime) -> list[Trigger]:
@@ -131,7 +134,7 @@ class _Turn:
     offset: timedelta
     moments: list[datetime] = field(default_factory=list)  # to fire
     next_moment: datetime = field(init=False)
-    ledger: list[Moment] = field(default_factory=list)
+    ledger: list[bulk.Row] = field(default_factory=list)  # rows of `Moment`
     overlapped: list[Execution] = field(default_factory=list)  # to be cancelled
 
     def note(
@@ -146,7 +149,8 @@ class _Turn:
         count: int | None = 1,
     ) -> None:
         self.ledger.append(
-            Moment(
+            bulk.new(
+                Moment,
                 trigger_id=self.trigger.pk,
                 moment=moment,
                 outcome=outcome,
@@ -172,7 +176,7 @@ def _turn(trigger: Trigger, *, now: datetime) -> _Turn | None:
     except InvalidTriggerConfig as error:
         refused = _Turn(trigger, ScheduleConfig(cron="@yearly"), now, timedelta(0))
         refused.note(trigger.next_moment, Outcome.REFUSED, error.message, code=error.code)
-        bulk.insert(refused.ledger, ignore_conflicts=True)
+        bulk.insert_rows(Moment, refused.ledger, ignore_conflicts=True)
         disable(trigger, error)
         return None
     turn = _Turn(trigger, config, now, cron.offset(trigger.pk, config.jitter))
@@ -225,9 +229,9 @@ def _fire(turns: Sequence[_Turn], *, now: datetime) -> None:
                 wanted.append((turn, moment))
         outcomes = accept_all([_firing(turn.trigger, moment, now=now) for turn, moment in wanted], now=now)
         for (turn, moment), outcome in zip(wanted, outcomes, strict=True):
-            if isinstance(outcome, Execution):
+            if not isinstance(outcome, DomainError):
                 late = turn.is_late(moment)
-                turn.note(moment, Outcome.CAUGHT_UP if late else Outcome.FIRED, execution_id=outcome.pk)
+                turn.note(moment, Outcome.CAUGHT_UP if late else Outcome.FIRED, execution_id=outcome["id"])
                 if turn.config.overlap == "cancel":
                     turn.overlapped = alive.get(turn.trigger.pk, [])  # among them what an earlier round has made
             elif isinstance(outcome, ConcurrencyLimit):  # the flow's own `overlap: skip`

@@ -13,7 +13,6 @@ from accounts.models import User
 from bloxserver.core import bulk, json_text
 from bloxserver.core.errors import DomainError, NotFound
 from bloxserver.core.pipeline import together
-from executions.models import Execution
 from executions.services import Firing, accept_all
 from flows.errors import SecretUnavailable
 from flows.models import Flow
@@ -210,14 +209,14 @@ def _accept_together(arrivals: Sequence[Arrival], *, wait: bool) -> list[Accepta
         made = accept_all([_firing(arrivals[at]) for at in fresh], now=arrivals[0].now, wait=wait)
         deliveries = []
         for at, row in zip(fresh, made, strict=True):
-            if isinstance(row, Execution):
-                outcomes[at] = Acceptance(row.pk, replayed=False)
-                deliveries.append(_delivery(arrivals[at], row))
-            else:
+            if isinstance(row, DomainError):
                 outcomes[at] = row
+            else:
+                outcomes[at] = Acceptance(row["id"], replayed=False)
+                deliveries.append(_delivery(arrivals[at], row["id"]))
         # In the order of their keys, so that two processes that have two keys in common never wait for each other.
-        deliveries.sort(key=lambda row: (row.trigger_id, row.key or ""))
-        bulk.insert(deliveries)
+        deliveries.sort(key=lambda row: (row["trigger_id"], row["key"] or ""))
+        bulk.insert_rows(Delivery, deliveries)
     return [outcomes.get(at) for at in range(len(arrivals))]
 
 
@@ -233,10 +232,11 @@ def _firing(arrival: Arrival) -> Firing:
     )
 
 
-def _delivery(arrival: Arrival, execution: Execution) -> Delivery:
+def _delivery(arrival: Arrival, execution_id: UUID) -> bulk.Row:
     origin, key = arrival.call.origin, arrival.key
-    return Delivery(
-        trigger=arrival.trigger,
+    return bulk.new(
+        Delivery,
+        trigger_id=arrival.trigger.pk,
         received_at=arrival.now,
         verdict=Verdict.ACCEPTED,
         address=origin.address,
@@ -245,7 +245,7 @@ def _delivery(arrival: Arrival, execution: Execution) -> Delivery:
         key=key,
         fingerprint=arrival.fingerprint if key else "",
         held=key is not None,
-        execution_id=execution.pk,
+        execution_id=execution_id,
     )
 
 
