@@ -6,7 +6,6 @@ from functools import cached_property, partial, wraps
 from uuid import UUID
 
 from django.conf import settings
-from django.db import close_old_connections
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.utils import timezone
 from django.views.decorators.csrf import csrf_exempt
@@ -18,6 +17,7 @@ from bloxserver.api.parsers import refuse_encoded
 from bloxserver.api.throttling import client_address, limiter
 from bloxserver.core import json_text
 from bloxserver.core.batching import Batcher
+from bloxserver.core.database import look_after_connection
 from bloxserver.core.deferred import Deferred, Result, can_defer, finished
 from bloxserver.core.errors import NotFound
 from bloxserver.core.streams import StreamsBusy, acquire_stream_slot
@@ -274,8 +274,8 @@ def _result(incoming: _Incoming, execution_id: UUID) -> HttpResponse:
 
 
 def _settle_in_thread(calls: list[_Incoming]) -> list[Result]:
-    """In the batcher's thread, which has a connection of its own: looked after as Django does before each request."""
-    close_old_connections()
+    """In the batcher's thread, which has a connection of its own."""
+    look_after_connection()
     return _settle(calls)
 
 

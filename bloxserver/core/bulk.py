@@ -55,15 +55,11 @@ def upsert(rows: Sequence[Model], *, unique: tuple[str, ...]) -> None:
         _upsert(connection.vendor, type(rows[0]), unique).run(_rows(rows))
 
 
-def update(model: type[Model], rows: Sequence[Sequence[Any]], *, where: tuple[str, ...], set: tuple[str, ...]) -> int:
-    """For each of `rows`, which are values of the fields `where` and then of `set`: set these where those are so.
-
-    How many rows of the database that changed.
-    """
-    if not rows:
-        return 0
-    names = [column.attname for column in _fields(model, where + set)]
-    return _update(connection.vendor, model, where, set).run([dict(zip(names, row, strict=True)) for row in rows])
+def update(model: type[Model], rows: Sequence[Sequence[Any]], *, where: tuple[str, ...], set: tuple[str, ...]) -> None:
+    """For each of `rows`, which are values of the fields `where` and then of `set`: set these where those are so."""
+    if rows:
+        names = [column.attname for column in _fields(model, where + set)]
+        _update(connection.vendor, model, where, set).run([dict(zip(names, row, strict=True)) for row in rows])
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,16 +68,13 @@ class _Statement:
     columns: "list[Column]"  # in the order of SQLite's placeholders
     vendor: str
 
-    def run(self, rows: Sequence[Row]) -> int:
+    def run(self, rows: Sequence[Row]) -> None:
         with connection.cursor() as cursor:
             if self.vendor != "postgresql":
                 cursor.executemany(self.sql, list(map(self._for_sqlite, rows)))
-                return cursor.rowcount
-            changed = 0
+                return
             for text in self._for_postgresql(rows):
                 cursor.execute(self.sql, [text])
-                changed += cursor.rowcount
-            return changed
 
     def _for_postgresql(self, rows: Sequence[Row]) -> Iterator[str]:
         texts: list[str] = []
@@ -144,17 +137,15 @@ def _update(vendor: str, model: type[Model], where: tuple[str, ...], set: tuple[
         return _Statement(sql, changed + keys, vendor)
     assignments = ", ".join(f"{_name(column)} = new.{_name(column)}" for column in changed)
     condition = " AND ".join(f"old.{_name(column)} = new.{_name(column)}" for column in keys)
-    return _Statement(
-        f"UPDATE {_table(model)} AS old SET {assignments} FROM {_given(keys + changed, 'new')} WHERE {condition}",
-        keys + changed,
-        vendor,
-    )
+    new = f"WITH new AS (SELECT * FROM {_given(keys + changed)})"  # first, so that a pipeline does not wait for the answer
+    sql = f"{new} UPDATE {_table(model)} AS old SET {assignments} FROM new WHERE {condition}"
+    return _Statement(sql, keys + changed, vendor)
 
 
-def _given(columns: list[Column], name: str = "given") -> str:
+def _given(columns: list[Column]) -> str:
     # Without the length of varchar(n): a cast to that cuts off silently, the assignment to the column does not.
     types = (f"{_name(column)} {str(column.db_type(connection)).split('(')[0]}" for column in columns)
-    return f"json_to_recordset(%s::json) AS {name} ({', '.join(types)})"
+    return f"json_to_recordset(%s::json) AS given ({', '.join(types)})"
 
 
 def _as_json(value: Any) -> str:

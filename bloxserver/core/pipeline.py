@@ -6,37 +6,44 @@ from functools import partial
 from typing import Any
 
 from django.db import connection
+from django.db.transaction import atomic
 from psycopg import Connection, Pipeline
 from psycopg.generators import send
 from psycopg.pq import PipelineStatus
 
-# Django asks how many rows an UPDATE or DELETE has changed, and rolls back to a savepoint only before it is released.
+# These wait for their answer: Django asks how many rows its UPDATE or DELETE has changed, and rolls back to a savepoint only
+# before it is released.
 ANSWER_AT_ONCE = ("UPDATE", "DELETE", "RELEASE")
 
 
 @contextmanager
-def together() -> Iterator[None]:
-    """Send the statements of the `with` without waiting for each one's answer: those in `ANSWER_AT_ONCE`, a result that is
-    read, a COMMIT and the end of the outermost `with` wait for all before them. So an error may come later than from its
-    statement, though before the end of its transaction; and how many rows an INSERT has made is not known.
+def transaction(*, savepoint: bool = True) -> Iterator[None]:
+    """`transaction.atomic()` whose statements are sent together, its BEGIN and COMMIT too.
 
-    Around a transaction it saves the waits for BEGIN, for each INSERT, and for COMMIT apart from those. On SQLite, which
-    is asked without a network, it does nothing.
+    Each result that is read, each of `ANSWER_AT_ONCE`, and the end wait for all statements before them. So an error may
+    come later than from its statement, though before the end, and how many rows an INSERT has made is not known. Within
+    another transaction it is a part of that, with a savepoint or without, like `atomic`. On SQLite, which is asked without
+    a network, it is `atomic`.
     """
-    if connection.vendor != "postgresql":
-        yield
-        return
-    connection.ensure_connection()
-    raw = connection.connection
-    if raw.info.pipeline_status != PipelineStatus.OFF:
-        yield
-        return
-    with (
-        connection.wrap_database_errors,
-        raw.pipeline() as pipeline,
-        connection.execute_wrapper(partial(_execute, raw, pipeline)),
-    ):
-        yield
+    is_outermost = not connection.in_atomic_block
+    with atomic(savepoint=savepoint):
+        if connection.vendor != "postgresql" or _is_in_pipeline():
+            yield
+            return
+        raw = connection.connection
+        with (
+            connection.wrap_database_errors,
+            raw.pipeline() as pipeline,
+            connection.execute_wrapper(partial(_execute, raw, pipeline)),
+        ):
+            yield
+            if is_outermost and not connection.needs_rollback:
+                with connection.cursor() as cursor:
+                    cursor.execute("COMMIT")  # Django's own then finds nothing to commit, and asks nobody
+
+
+def _is_in_pipeline() -> bool:
+    return connection.connection.info.pipeline_status != PipelineStatus.OFF
 
 
 def _execute(

@@ -58,9 +58,9 @@ class Working:
 
 
 _WAKE = """
-UPDATE executions_execution SET state = 'queued' WHERE id IN (
+WITH due AS (
     SELECT id FROM executions_execution WHERE state = 'parked' AND due_at <= {now} ORDER BY due_at LIMIT %s {skip_locked}
-)
+) UPDATE executions_execution SET state = 'queued' WHERE id IN (SELECT id FROM due)
 """
 
 

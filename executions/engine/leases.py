@@ -19,8 +19,7 @@ from django.db.models import Case, DateTimeField, F, Value, When
 from django.db.models.functions import Coalesce, Now
 from django.utils import timezone
 
-from bloxserver.core import advisory
-from bloxserver.core.pipeline import together
+from bloxserver.core import advisory, pipeline
 from executions.engine import lanes
 from executions.models import Execution, JournalEntry, State, Step
 
@@ -107,10 +106,9 @@ def _claim_once(owner: str, *, limit: int, holding: int, priorities: list[int]) 
     not waited for: a claimer that stands still with one keeps back that tenant alone, and no two can block each other.
     The rows are taken under row locks by an update conditional on their state: two workers never take the same one.
     """
-    with transaction.atomic():
-        with together():
-            lanes.wake_parked()
-            following = lanes.next_lanes(limit=limit, priorities=priorities)
+    with pipeline.transaction():
+        lanes.wake_parked()
+        following = lanes.next_lanes(limit=limit, priorities=priorities)
         if not following:
             return []
         caps = {lane.user_id: lane.cap for lane in following}

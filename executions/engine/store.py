@@ -20,10 +20,9 @@ from django.db.models import Q
 from django.db.models.functions import Now
 from django.utils import timezone
 
-from bloxserver.core import bulk, json_text
+from bloxserver.core import bulk, json_text, pipeline
 from bloxserver.core.database import is_away
 from bloxserver.core.errors import DomainError
-from bloxserver.core.pipeline import together
 from executions import endings, events
 from executions.endings import Ending
 from executions.engine.leases import LEASE
@@ -172,7 +171,7 @@ def _refusal(change: Change, error: Exception) -> Exception:
 
 def write(changes: list[Change]) -> list[Any]:
     """All changes in one transaction; for each what its own transaction gave, or the exception that befell it."""
-    with transaction.atomic():
+    with pipeline.transaction():
         held = _lock_held(changes)
         outcomes = [
             _run_transaction(change) if (change.execution_id, change.fence) in held else LeaseLost()
@@ -181,10 +180,9 @@ def write(changes: list[Change]) -> list[Any]:
         good = [
             change for change, outcome in zip(changes, outcomes, strict=True) if not isinstance(outcome, BaseException)
         ]
-        with together():
-            _write_records(good)
-            ends = [(each.execution_id, each.fence, each.ending) for each in good if each.ending]
-            endings.end_held(ends, now=timezone.now())
+        _write_records(good)
+        ends = [(each.execution_id, each.fence, each.ending) for each in good if each.ending]
+        endings.end_held(ends, now=timezone.now())
         for change in good:
             if change.release is not None:
                 _release(change, change.release, cancel_reason=held[change.execution_id, change.fence])
@@ -210,7 +208,7 @@ def _lock_held(changes: list[Change]) -> dict[tuple[UUID, int], str | None]:
     """
     ids = {change.execution_id for change in changes}
     if connection.vendor == "postgresql":
-        with together(), connection.cursor() as cursor:  # with the transaction's begin
+        with connection.cursor() as cursor:
             cursor.execute(_LOCK, [LEASE.total_seconds() / 2, list(ids)])
             rows = cursor.fetchall()
     else:  # whose writers take turns

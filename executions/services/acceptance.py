@@ -17,9 +17,8 @@ from django.db import transaction
 
 from accounts.models import User
 from billing.services import limits_of, reserve_runs, usage_limit_exceeded
-from bloxserver.core import advisory, bulk, json_text
+from bloxserver.core import advisory, bulk, json_text, pipeline
 from bloxserver.core.errors import DomainError, NotFound
-from bloxserver.core.pipeline import together
 from executions.dispatch import ring_bell
 from executions.errors import CallTooDeep, ConcurrencyLimit, FlowBusy, FlowNotRunning, PayloadTooLarge, UnknownListener
 from executions.models import Execution, ExecutionPayload
@@ -88,7 +87,7 @@ def accept_all(firings: Sequence[Firing], *, now: datetime, wait: bool = True) -
     turns that its firings take (`_take_turns`); the month's cap by the budget's row lock; one firing a moment by a unique
     constraint. All take their locks in that order, and each kind in the order of ids.
     """
-    with together(), transaction.atomic(savepoint=False):
+    with pipeline.transaction(savepoint=False):
         variables = share_flows([firing.flow for firing in firings if not firing.draft], wait=wait)
         outcomes = [
             _prepared(firing, now=now) if wait or firing.draft or firing.flow.pk in variables else FlowBusy()

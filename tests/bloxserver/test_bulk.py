@@ -77,8 +77,7 @@ def test_an_update_changes_only_the_rows_whose_conditions_hold(flow: Flow) -> No
     rows = [execution(flow, fence=fence) for fence in (1, 2)]
     bulk.insert(rows)
     changes = [(rows[0].pk, 1, "kept", None), (rows[1].pk, 1, "lost", NOW)]
-    fields = {"where": ("id", "fence"), "set": ("trigger_name", "due_at")}
-    assert bulk.update(Execution, changes, **fields) == 1
+    bulk.update(Execution, changes, where=("id", "fence"), set=("trigger_name", "due_at"))
     assert [Execution.objects.get(pk=row.pk).trigger_name for row in rows] == ["kept", ""]
     assert Execution.objects.get(pk=rows[0].pk).due_at is None
 
@@ -103,4 +102,4 @@ def test_nothing_to_write_is_no_statement(django_assert_num_queries: Any) -> Non
     with django_assert_num_queries(0):
         bulk.insert([])
         bulk.upsert([], unique=("execution", "key"))
-        assert bulk.update(Execution, [], where=("id",), set=("due_at",)) == 0
+        bulk.update(Execution, [], where=("id",), set=("due_at",))

@@ -16,11 +16,10 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from django.db import DatabaseError, connection, transaction
+from django.db import DatabaseError, connection
 
-from bloxserver.core import bulk
+from bloxserver.core import bulk, pipeline
 from bloxserver.core.errors import DomainError
-from bloxserver.core.pipeline import together
 from executions.errors import ConcurrencyLimit, ExecutionEnded
 from executions.models import Execution, TriggerType
 from executions.services import Firing, accept_all, cancel_execution
@@ -78,7 +77,7 @@ def _fire_batch(ids: Sequence[UUID], *, now: datetime) -> int:
 
 
 def _fire_due(ids: Sequence[UUID], *, now: datetime, alone: bool) -> int:
-    with together(), transaction.atomic():
+    with pipeline.transaction():
         turns = [turn for trigger in _lock(ids, now=now) if (turn := _turn(trigger, now=now)) is not None]
         if alone:  # because of this, perhaps
             _leave_out_what_was_fired(turns)

@@ -7,12 +7,11 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from django.db import IntegrityError, connection, transaction
+from django.db import IntegrityError, connection
 
 from accounts.models import User
-from bloxserver.core import bulk, json_text
+from bloxserver.core import bulk, json_text, pipeline
 from bloxserver.core.errors import DomainError, NotFound
-from bloxserver.core.pipeline import together
 from executions.services import Firing, accept_all
 from flows.errors import SecretUnavailable
 from flows.models import Flow
@@ -200,7 +199,7 @@ def _accept_together(arrivals: Sequence[Arrival], *, wait: bool) -> list[Accepta
     for at, arrival in enumerate(arrivals):
         first.setdefault(arrival.receipt_key or at, at)
     outcomes: dict[int, Acceptance | DomainError] = {}
-    with together(), transaction.atomic():
+    with pipeline.transaction():
         receipts = _receipts(arrivals)
         for at, arrival in enumerate(arrivals):
             if receipt := receipts.get(arrival.receipt_key):
