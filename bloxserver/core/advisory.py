@@ -4,7 +4,6 @@ On SQLite each says yes: its writing transactions begin IMMEDIATE and take turns
 purpose and four bytes of an id, so two ids may share one; that costs a wait and nothing else.
 """
 
-from collections.abc import Collection
 from enum import IntEnum
 from uuid import UUID
 
@@ -25,18 +24,9 @@ def take(turns: Turns, key: UUID) -> None:
             cursor.execute("SELECT pg_advisory_xact_lock(%s, %s)", [int(turns), _number(key)])
 
 
-def try_all(turns: Turns, keys: Collection[UUID]) -> set[UUID]:
-    """Take the turns that nobody has at this moment, until the transaction ends; whose they are."""
-    if connection.vendor != "postgresql":
-        return set(keys)
-    by_number = {_number(key): key for key in keys}
-    with connection.cursor() as cursor:
-        cursor.execute(
-            "SELECT number FROM unnest(%s::int[]) number WHERE pg_try_advisory_xact_lock(%s, number)",
-            [list(by_number), int(turns)],
-        )
-        taken = {number for (number,) in cursor.fetchall()}
-    return {key for key in keys if _number(key) in taken}
+def trying(turns: Turns, column: str) -> str:
+    """SQL for PostgreSQL that takes the turn on the id in `column` unless somebody has it; whether it is ours now."""
+    return f"pg_try_advisory_xact_lock({int(turns)}, ('x' || right({column}::text, 8))::bit(32)::int)"
 
 
 def _number(key: UUID) -> int:

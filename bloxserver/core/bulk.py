@@ -2,25 +2,23 @@
 
 Django's `bulk_create` and `bulk_update` prepare each value of each row through their compilers, which costs five times
 what the database takes. Here a statement is made once for a model and its columns. PostgreSQL gets all rows as one JSON
-text, which Python makes and PostgreSQL reads faster than arrays; SQLite one prepared statement, run for each row.
+text, which pydantic's encoder makes and PostgreSQL reads faster than arrays; SQLite one prepared statement, run for each row.
 Constraints, triggers and transactions are the database's, as ever.
 
 What is made only to be inserted need not be an instance of its model either, which costs as much again: `new` makes a
 row, which `insert_rows` takes.
 """
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from functools import lru_cache
 from typing import Any, TypeAlias
-from uuid import UUID
 
 from django.db import connection
 from django.db.models import Field, Model
+from pydantic_core import to_json
 
-MAX_CHARACTERS = 16 * 1024 * 1024  # of rows in one statement, about: both sides hold all of it in memory
+MAX_BYTES = 16 * 1024 * 1024  # of rows in one statement, about: both sides hold all of it in memory
 
 Column: TypeAlias = "Field[Any, Any]"
 Row: TypeAlias = dict[str, Any]  # by column, which is named as the attribute is; one that is not there is NULL
@@ -77,16 +75,16 @@ class _Statement:
                 cursor.execute(self.sql, [text])
 
     def _for_postgresql(self, rows: Sequence[Row]) -> Iterator[str]:
-        texts: list[str] = []
+        texts: list[bytes] = []
         size = 0
-        for text in map(_encode, rows):
+        for text in map(to_json, rows):
             texts.append(text)
             size += len(text)
-            if size > MAX_CHARACTERS:
-                yield f"[{','.join(texts)}]"
+            if size > MAX_BYTES:
+                yield _array(texts)
                 texts, size = [], 0
         if texts:
-            yield f"[{','.join(texts)}]"
+            yield _array(texts)
 
     def _for_sqlite(self, row: Row) -> list[Any]:
         return [column.get_db_prep_save(row.get(column.attname), connection) for column in self.columns]
@@ -148,16 +146,8 @@ def _given(columns: list[Column]) -> str:
     return f"json_to_recordset(%s::json) AS given ({', '.join(types)})"
 
 
-def _as_json(value: Any) -> str:
-    """A value of a column that JSON has no form for, as PostgreSQL reads it."""
-    if isinstance(value, datetime):
-        return value.isoformat()
-    if isinstance(value, UUID):
-        return value.hex
-    raise TypeError(f"{type(value).__name__} is not a value that is written in bulk")
-
-
-_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False, default=_as_json).encode
+def _array(texts: list[bytes]) -> str:
+    return f"[{b','.join(texts).decode()}]"
 
 
 def _fields(model: type[Model], names: tuple[str, ...]) -> list[Column]:

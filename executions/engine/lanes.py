@@ -20,6 +20,7 @@ from django.db.models.functions import Now
 
 from accounts.models import User
 from billing.services import concurrent_executions_by_tier, priority_of_tier
+from bloxserver.core import advisory
 from executions.models import Execution, State
 
 WAKE_BATCH = 1_000
@@ -31,6 +32,7 @@ class Lane:
     user_id: UUID
     flow_id: UUID
     cap: int  # executions of this tenant at once
+    is_ours: bool = True  # nobody else claims from this tenant's queue before this transaction ends
 
 
 class Queued(NamedTuple):
@@ -87,13 +89,14 @@ def anything_startable(priorities: Sequence[int] = ()) -> bool:
     return bool(next_lanes(limit=1, priorities=priorities))
 
 
-def next_lanes(*, limit: int, priorities: Sequence[int]) -> list[Lane]:
+def next_lanes(*, limit: int, priorities: Sequence[int], take_turns: bool = False) -> list[Lane]:
     """Up to `limit` lanes with something due and room under their caps, the next in turn first.
 
     Within a tier the tenant with the fewest leases is next, and a tenant's second lane comes after every tenant's first.
+    With `take_turns`, the tenants' turns to be claimed from are taken, of those whose nobody else has.
     """
     if connection.vendor == "postgresql":
-        return _walk(limit, priorities)
+        return _walk(limit, priorities, take_turns)
     rows = Execution.objects.filter(state=State.QUEUED, due_at__lte=Now())
     if priorities:
         rows = rows.filter(priority__in=priorities)
@@ -151,13 +154,16 @@ ORDER BY head.priority,
     head.due_at
 LIMIT %(limit)s
 """
+_WALK_TAKING_TURNS = (
+    f"SELECT lane.*, {advisory.trying(advisory.Turns.TENANT_CLAIMS, 'lane.user_id')} FROM ({_WALK}) AS lane"  # noqa: S608 - of constants
+)
 
 
-def _walk(limit: int, priorities: Sequence[int]) -> list[Lane]:
+def _walk(limit: int, priorities: Sequence[int], take_turns: bool) -> list[Lane]:
     caps = concurrent_executions_by_tier()
     with connection.cursor() as cursor:
         cursor.execute(
-            _WALK,
+            _WALK_TAKING_TURNS if take_turns else _WALK,
             {"tiers": list(caps), "caps": list(caps.values()), "priorities": list(priorities), "limit": limit},
         )
         return [Lane(*row) for row in cursor.fetchall()]
@@ -170,14 +176,12 @@ WHERE state = 'working' AND user_id = ANY (%s) GROUP BY user_id, flow_id
 
 
 def count_working(users: Collection[UUID]) -> Working:
+    rows = Execution.objects.filter(state=State.WORKING, user__in=users).order_by()
+    return _sum(rows.values_list("user_id", "flow_id").annotate(Count("pk")))
+
+
+def _sum(counts: Iterable[tuple[UUID, UUID, int]]) -> Working:
     working = Working()
-    if connection.vendor == "postgresql":
-        with connection.cursor() as cursor:
-            cursor.execute(_COUNT, [list(users)])
-            counts = cursor.fetchall()
-    else:
-        rows = Execution.objects.filter(state=State.WORKING, user__in=users).order_by()
-        counts = list(rows.values_list("user_id", "flow_id").annotate(Count("pk")))
     for user_id, flow_id, count in counts:
         working.add(user_id, flow_id, count)
     return working
@@ -196,24 +200,28 @@ CROSS JOIN LATERAL (
 """
 
 
-def first_in(lanes: Sequence[Lane], *, limit: int, suspects: bool) -> list[Queued]:
-    """The first executions of each lane, locked, and no more in all than a few times `limit`.
+def look_into(lanes: Sequence[Lane], *, limit: int, suspects: bool) -> tuple[Working, list[Queued]]:
+    """What their tenants have leases for, and the first executions of each lane, locked: no more in all than a few times
+    `limit`. With `suspects`, also those that must be claimed alone.
 
-    With `suspects`, also those that must be claimed alone.
+    To be called when the tenants' turns have been taken, so that it sees every lease that anyone has.
     """
     at_priority = Counter(lane.priority for lane in lanes)
     shares = [-(-limit // at_priority[lane.priority]) for lane in lanes]
+    users = [lane.user_id for lane in lanes]
     if connection.vendor == "postgresql":
         parameters: dict[str, Any] = {
             "priorities": [lane.priority for lane in lanes],
-            "users": [lane.user_id for lane in lanes],
+            "users": users,
             "flows": [lane.flow_id for lane in lanes],
             "shares": shares,
             "suspects": suspects,
         }
-        with connection.cursor() as cursor:
-            cursor.execute(_HEADS, parameters)
-            return [Queued(*row) for row in cursor.fetchall()]
+        with connection.cursor() as counts, connection.cursor() as heads:
+            counts.execute(_COUNT, [list(set(users))])
+            heads.execute(_HEADS, parameters)
+            return _sum(counts.fetchall()), [Queued(*row) for row in heads.fetchall()]
+    working = count_working(users)
     rows: list[Queued] = []
     for lane, share in zip(lanes, shares, strict=True):
         queued = Execution.objects.filter(
@@ -225,7 +233,7 @@ def first_in(lanes: Sequence[Lane], *, limit: int, suspects: bool) -> list[Queue
             due_at__lte=Now(),
         )
         rows += (Queued(*row) for row in queued.order_by("due_at").values_list(*Queued._fields)[:share])
-    return rows
+    return working, rows
 
 
 def choose(rows: Iterable[Queued], *, caps: dict[UUID, int], working: Working, limit: int) -> list[Queued]:

@@ -19,7 +19,7 @@ from django.db.models import Case, DateTimeField, F, Value, When
 from django.db.models.functions import Coalesce, Now
 from django.utils import timezone
 
-from bloxserver.core import advisory, pipeline
+from bloxserver.core import pipeline
 from executions.engine import lanes
 from executions.models import Execution, JournalEntry, State, Step
 
@@ -108,15 +108,12 @@ def _claim_once(owner: str, *, limit: int, holding: int, priorities: list[int]) 
     """
     with pipeline.transaction():
         lanes.wake_parked()
-        following = lanes.next_lanes(limit=limit, priorities=priorities)
-        if not following:
-            return []
-        caps = {lane.user_id: lane.cap for lane in following}
-        turns = advisory.try_all(advisory.Turns.TENANT_CLAIMS, caps)
-        if not turns:
-            return None
-        working = lanes.count_working(turns)
-        rows = lanes.first_in([lane for lane in following if lane.user_id in turns], limit=limit, suspects=not holding)
+        following = lanes.next_lanes(limit=limit, priorities=priorities, take_turns=True)
+        ours = [lane for lane in following if lane.is_ours]
+        if not ours:
+            return None if following else []
+        working, rows = lanes.look_into(ours, limit=limit, suspects=not holding)
+        caps = {lane.user_id: lane.cap for lane in ours}
         candidates = lanes.choose(rows, caps=caps, working=working, limit=limit)
         if candidates and candidates[0].claim_alone:
             candidates = candidates[:1]
