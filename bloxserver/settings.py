@@ -226,6 +226,7 @@ CELERY_BEAT_SCHEDULER = "celery.beat:Scheduler"  # in memory: a metronome has no
 BLOX_HTTP_ALLOW = env.list("BLOX_HTTP_ALLOW", default=[])
 BLOX_LEASE_SECONDS = env.int("BLOX_LEASE_SECONDS", default=18)  # a dead worker's executions go on elsewhere after this
 BLOX_WORKER_CONCURRENCY = env.int("BLOX_WORKER_CONCURRENCY", default=200)  # executions in one worker process
+BLOX_WORKER_NICE = env.int("BLOX_WORKER_NICE", default=5)  # how far a worker stands back for web and clock, 0 to 19
 BLOX_WORKER_TIERS = env.list("BLOX_WORKER_TIERS", default=[])  # the worker claims these tiers' executions alone
 BLOX_WEB_PROCESSES = env.int("BLOX_WEB_PROCESSES", default=1)  # more than one needs Redis: limits are in memory else
 BLOX_WEB_THREADS = env.int("BLOX_WEB_THREADS", default=32)

@@ -1,8 +1,9 @@
 """The tick: firing the schedules that are due.
 
 It takes due triggers a batch at a time under their row locks, and in one transaction makes their executions and moves
-them on; the unique constraint on an execution's (trigger, moment) stands behind it. So any number of clocks fires each
-moment once. What became of each moment is written in that transaction too: fired, caught up, skipped, missed or refused.
+them on; the unique constraint on an execution's (trigger, moment) stands behind it. So any number of clocks, and threads of
+one, fires each moment once. What became of each moment is written in that transaction too: fired, caught up, skipped,
+missed or refused.
 
 Locks are taken in the order flow, then trigger, as a start or a stop of the flow takes them; what another has is left to
 it, or to the next tick.
@@ -11,6 +12,7 @@ it, or to the next tick.
 import logging
 import time
 from collections.abc import Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -33,6 +35,7 @@ from triggers.services.schedules import context, disable, schedule_config, sched
 logger = logging.getLogger(__name__)
 
 BATCH = 1_000  # triggers in one transaction
+THREADS = 2  # where more than that are due: PostgreSQL writes one batch while the next is prepared
 TICK_SECONDS = 5.0  # then the rest is left to the next tick, so that the sweeper gets its turn
 CATCH_UP_BATCH = 50  # moments of one trigger in one tick
 ON_TIME = timedelta(seconds=60)  # a moment fired later than this is caught up, or missed for `catchUp: none`
@@ -54,13 +57,26 @@ def tick(*, now: datetime) -> int:
         if not ids:
             break
         done.update(ids)
-        fired += _fire_batch(ids, now=now)
+        fired += _fire_batch(ids, now=now) if len(ids) <= BATCH else _fire_batches(ids, now=now)
     return fired
 
 
 def _due(now: datetime, done: Collection[UUID]) -> list[UUID]:
+    most = 2 * THREADS * BATCH
     rows = Trigger.objects.due(now).order_by("next_fire_at").values_list("pk", flat=True)
-    return [pk for pk in rows[: BATCH + len(done)] if pk not in done][:BATCH]
+    return [pk for pk in rows[: most + len(done)] if pk not in done][:most]
+
+
+def _fire_batches(ids: Sequence[UUID], *, now: datetime) -> int:
+    def fire(batch: Sequence[UUID]) -> int:
+        try:
+            return _fire_batch(batch, now=now)
+        finally:
+            connection.close()  # the thread's own
+
+    batches = [ids[at : at + BATCH] for at in range(0, len(ids), BATCH)]
+    with ThreadPoolExecutor(THREADS if connection.vendor == "postgresql" else 1, thread_name_prefix="tick") as threads:
+        return sum(threads.map(fire, batches))
 
 
 def _fire_batch(ids: Sequence[UUID], *, now: datetime) -> int:
@@ -119,7 +135,7 @@ def _lock(ids: Sequence[UUID], *, now: datetime) -> list[Trigger]:
 _LOCK = """
 SELECT due.id FROM triggers_trigger due JOIN flows_flow ON flows_flow.id = due.flow_id
 WHERE due.id = ANY (%s) AND due.next_fire_at <= %s
-FOR NO KEY UPDATE OF due, flows_flow SKIP LOCKED
+FOR NO KEY UPDATE OF due SKIP LOCKED FOR SHARE OF flows_flow SKIP LOCKED
 """
 
 
