@@ -339,6 +339,7 @@ def test_a_database_that_is_away_is_told_to_come_back_later(
 def test_a_call_too_many_is_told_to_come_again(webhook: Trigger, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where calls are accepted in batches, and as many wait as memory is meant for."""
     monkeypatch.setattr(ingress, "MAX_WAITING", 0)
-    answer: Any = Client(**{CAN_DEFER: True}).post(path_of(webhook), "1", content_type="application/json")
+    environ: dict[str, Any] = {CAN_DEFER: True}
+    answer: Any = Client(**environ).post(path_of(webhook), "1", content_type="application/json")
     assert (answer.status_code, answer.json()["code"], answer["Retry-After"]) == (503, "server_busy", "1")
     assert Execution.objects.count() == 0
