@@ -179,7 +179,9 @@ class Bench:
             while _one(made, due) < 10_000:
                 time.sleep(0.01)
             on_record = time.time() - due.timestamp()
-            _run("UPDATE triggers_trigger SET enabled = false, next_moment = NULL, next_fire_at = NULL WHERE type = 'schedule'")
+            _run(
+                "UPDATE triggers_trigger SET enabled = false, next_moment = NULL, next_fire_at = NULL WHERE type = 'schedule'"
+            )
             self._wait_for_ends()
             ended = _one("SELECT extract(epoch FROM max(completed_at))::float8 FROM executions_execution")
             print(f"10,000 schedules due in one second: on record after {on_record:.2f} s,", end=" ")

@@ -12,6 +12,8 @@ from accounts.models import Tier, User
 from tests.openapi import CheckedClient
 from tests.witness import Witness, witness
 
+pytest_plugins = ["tests.faults.table"]  # here, since what starts pytest-xdist's processes loads no other conftest
+
 
 @pytest.fixture
 def alice(db: None) -> User:

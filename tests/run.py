@@ -14,9 +14,12 @@ from tests import services
 
 WORKERS = min(os.cpu_count() or 1, 8)
 NO_TESTS = 5  # pytest's exit status
-# What starts servers and kills them wants the machine for itself.
-ALONE = "processes or faults"
+PROCESSES = "processes or faults"
 EXPERIMENTS = "experiment"
+# What starts servers and kills them spends most of its time waiting for them: two at a time, but nothing else beside them.
+WAITING = ["-n", "2", "--dist", "loadfile"]
+EMBEDDED = {"BLOX_TEST_DATABASE_URL": "", "BLOX_TEST_REDIS_URL": ""}
+COSTLY = "tests/fuzz"  # to collect, and there are no such tests in it
 
 
 @dataclass(frozen=True)
@@ -38,27 +41,33 @@ def pytest(arguments: list[str], environment: dict[str, str]) -> int:
     return subprocess.call([sys.executable, "-m", "pytest", "-q", *arguments], env=os.environ | environment)
 
 
+def waiting(markers: str, arguments: list[str], environment: dict[str, str]) -> int:
+    return pytest(["-m", markers, *WAITING, *(arguments or [f"--ignore={COSTLY}"])], environment)
+
+
 def run_suite(name: str, arguments: list[str], environment: dict[str, str], *, again: bool = False) -> Result:
     print(f"\n== On {name} ==", flush=True)
     started = time.monotonic()
-    others = ["-m", f"not ({ALONE} or {EXPERIMENTS})", "-n", str(WORKERS), "--dist", "loadfile"]
-    together = pytest([*others, *arguments], environment)
-    alone = pytest(["-m", f"({ALONE}) and not once" if again else ALONE, *arguments], environment)
-    return Result(name, time.monotonic() - started, {together, alone})
+    less = " and not once" if again else ""
+    others = ["-m", f"not ({PROCESSES} or {EXPERIMENTS}){less}", "-n", str(WORKERS), "--dist", "loadfile"]
+    statuses = {
+        pytest([*others, *arguments], environment),
+        waiting(f"({PROCESSES}){less}", arguments, environment),
+    }
+    return Result(name, time.monotonic() - started, statuses)
 
 
 def run_experiments(arguments: list[str]) -> Result:
     name = "Experiments, on services of their own"
     print(f"\n== {name} ==", flush=True)
     started = time.monotonic()
-    status = pytest(["-m", EXPERIMENTS, *arguments], {"BLOX_TEST_DATABASE_URL": "", "BLOX_TEST_REDIS_URL": ""})
+    status = waiting(EXPERIMENTS, arguments, EMBEDDED)
     return Result(name, time.monotonic() - started, {status})
 
 
 def main(arguments: list[str]) -> int:
-    found = [services.postgresql(), services.redis(WORKERS)]
-    embedded = {"BLOX_TEST_DATABASE_URL": "", "BLOX_TEST_REDIS_URL": ""}
-    results = [run_suite("SQLite and the filesystem broker", arguments, embedded)]
+    found = [services.postgresql(), services.redis(max(WORKERS, 2))]
+    results = [run_suite("SQLite and the filesystem broker", arguments, EMBEDDED)]
     usable = [service for service in found if service.url]
     if usable:
         with_services = {"BLOX_TEST_DATABASE_URL": found[0].url, "BLOX_TEST_REDIS_URL": found[1].url}

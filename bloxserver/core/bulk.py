@@ -141,8 +141,9 @@ def _update(vendor: str, model: type[Model], where: tuple[str, ...], set: tuple[
 
 
 def _given(columns: list[Column]) -> str:
-    # Without the length of varchar(n): a cast to that cuts off silently, the assignment to the column does not.
-    types = (f"{_name(column)} {str(column.db_type(connection)).split('(')[0]}" for column in columns)
+    types = (
+        f"{_name(column)} {column.db_type(connection)}" for column in columns
+    )  # a text too long for it is an error
     return f"json_to_recordset(%s::json) AS given ({', '.join(types)})"
 
 

@@ -1,10 +1,22 @@
 """Work done in batches: alone at once, together while one is being done, and each with its own outcome."""
 
 import asyncio
-import threading
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Coroutine
+from threading import Semaphore
+from typing import Any, TypeVar
+
+import pytest
 
 from bloxserver.core.batching import Batcher
+
+pytestmark = pytest.mark.once
+
+Result = TypeVar("Result")
+SECONDS = 5  # an item that is forgotten is a failure, and not a test that does not end
+
+
+def run(coroutine: Coroutine[Any, Any, Result]) -> Result:
+    return asyncio.run(asyncio.wait_for(coroutine, SECONDS))
 
 
 def gathered(batcher: Batcher[int, int], items: range) -> list[int | BaseException]:
@@ -12,7 +24,7 @@ def gathered(batcher: Batcher[int, int], items: range) -> list[int | BaseExcepti
         futures: list[Awaitable[int]] = [batcher.submit(item) for item in items]
         return await asyncio.gather(*futures, return_exceptions=True)
 
-    return asyncio.run(submit())
+    return run(submit())
 
 
 def test_each_item_gets_its_own_result_and_a_batch_has_a_bound() -> None:
@@ -23,29 +35,38 @@ def test_each_item_gets_its_own_result_and_a_batch_has_a_bound() -> None:
         return [2 * item for item in items]
 
     assert gathered(Batcher(double, most=4, name="test"), range(10)) == [2 * item for item in range(10)]
-    assert [len(batch) for batch in batches] == [4, 4, 2]
+    assert batches == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
 
 
-def test_what_comes_while_a_batch_is_done_makes_the_next_one() -> None:
+def test_what_comes_while_a_batch_is_done_waits_for_the_next_one() -> None:
     batches: list[list[int]] = []
-    started, go_on = threading.Event(), threading.Event()
+    begun, may_end = Semaphore(0), Semaphore(0)
 
     def work(items: list[int]) -> list[int]:
         batches.append(items)
-        started.set()
-        go_on.wait(5)
+        begun.release()
+        assert may_end.acquire(timeout=SECONDS)
         return items
+
+    async def a_batch_has_begun() -> None:
+        assert await asyncio.to_thread(begun.acquire, timeout=SECONDS)
 
     async def submit() -> None:
         batcher = Batcher(work, most=100, name="test")
-        first = batcher.submit(0)
-        await asyncio.to_thread(started.wait, 5)
-        others = [batcher.submit(item) for item in (1, 2, 3)]
-        go_on.set()
-        await asyncio.gather(first, *others)
+        futures = [batcher.submit(0)]
+        await a_batch_has_begun()
+        for items in ([1, 2, 3], [4, 5]):
+            for item in items:
+                futures.append(batcher.submit(item))
+                await asyncio.sleep(0)  # the loop goes on between them
+            assert len(batcher) == len(items)
+            may_end.release()
+            await a_batch_has_begun()
+        may_end.release()
+        await asyncio.gather(*futures)
 
-    asyncio.run(submit())
-    assert batches == [[0], [1, 2, 3]]
+    run(submit())
+    assert batches == [[0], [1, 2, 3], [4, 5]]
 
 
 def test_a_batch_that_fails_fails_for_all_its_items_and_not_for_the_next() -> None:
@@ -65,7 +86,7 @@ def test_an_item_whose_caller_has_left_does_not_keep_the_others_from_theirs() ->
         left.cancel()
         return await stays
 
-    assert asyncio.run(submit()) == 2
+    assert run(submit()) == 2
 
 
 def test_it_rests_and_starts_again() -> None:
@@ -74,4 +95,4 @@ def test_it_rests_and_starts_again() -> None:
     async def submit() -> list[int]:
         return [await batcher.submit(item) for item in range(3)]
 
-    assert asyncio.run(submit()) == [0, 1, 2]
+    assert run(submit()) == [0, 1, 2]

@@ -14,6 +14,8 @@ from queue import Empty
 import pytest
 from kombu import Connection, Exchange, Queue
 
+pytestmark = pytest.mark.once
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 PRODUCER = """

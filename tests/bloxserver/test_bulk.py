@@ -2,10 +2,12 @@
 
 from datetime import UTC, datetime
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 from django.db import DataError, IntegrityError, connection, transaction
 from django.forms.models import model_to_dict
+from django.test.utils import CaptureQueriesContext
 
 from accounts.models import User
 from bloxserver.core import bulk
@@ -44,7 +46,10 @@ def step(execution: Execution, key: str, **fields: Any) -> Step:
 
 
 def test_inserted_rows_come_back_as_they_were(flow: Flow) -> None:
-    whole = execution(flow, trigger_name=ODD_TEXT, seconds_worked=0.1, scheduled_for=NOW, due_at=NOW, flow_limit=3)
+    elsewhere = NOW.astimezone(ZoneInfo("Asia/Kathmandu"))
+    whole = execution(
+        flow, trigger_name=ODD_TEXT, seconds_worked=0.1, scheduled_for=elsewhere, due_at=NOW, flow_limit=3
+    )
     bare = execution(flow, due_at=None)
     bulk.insert([whole, bare])
     for row in (whole, bare):
@@ -80,6 +85,36 @@ def test_an_update_changes_only_the_rows_whose_conditions_hold(flow: Flow) -> No
     bulk.update(Execution, changes, where=("id", "fence"), set=("trigger_name", "due_at"))
     assert [Execution.objects.get(pk=row.pk).trigger_name for row in rows] == ["kept", ""]
     assert Execution.objects.get(pk=rows[0].pk).due_at is None
+
+
+def test_rows_that_are_too_many_for_one_statement_are_all_written(flow: Flow, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [execution(flow) for _ in range(5)]
+    monkeypatch.setattr(bulk, "MAX_BYTES", 1000)  # which two rows exceed
+    with CaptureQueriesContext(connection) as queries:
+        bulk.insert(rows)
+    assert connection.vendor != "postgresql" or len(queries) == 3
+    assert {row.pk for row in Execution.objects.all()} == {row.pk for row in rows}
+    monkeypatch.setattr(bulk, "MAX_BYTES", 1)
+    changes = [(row.pk, f"name {number}") for number, row in enumerate(rows)]
+    bulk.update(Execution, changes, where=("id",), set=("trigger_name",))
+    assert [Execution.objects.get(pk=row.pk).trigger_name for row in rows] == [name for _, name in changes]
+
+
+@pytest.mark.parametrize("values", [("kept",), ("kept", None, None)])
+def test_a_row_with_another_number_of_values_than_there_are_columns_is_an_error(
+    flow: Flow, values: tuple[str | None, ...]
+) -> None:
+    made = execution(flow)
+    bulk.insert([made])
+    with pytest.raises(ValueError):
+        bulk.update(Execution, [(made.pk, *values)], where=("id",), set=("trigger_name", "due_at"))
+    assert Execution.objects.get().trigger_name == ""
+
+
+@pytest.mark.skipif("connection.vendor != 'postgresql'", reason="Django prepares the values for SQLite")
+def test_a_value_that_json_has_no_form_for_is_an_error_and_not_guessed_at(flow: Flow) -> None:
+    with pytest.raises(ValueError):
+        bulk.insert([execution(flow, trigger_name=object())])
 
 
 def test_a_conflict_is_an_error_unless_it_is_to_be_ignored(flow: Flow) -> None:

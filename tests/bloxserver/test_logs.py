@@ -5,6 +5,8 @@ import pytest
 from bloxserver.core.logs import Brief
 from triggers.logs import MaskTokens
 
+pytestmark = pytest.mark.once
+
 
 def test_a_failure_that_repeats_each_second_is_one_line_each_ten_seconds(caplog: pytest.LogCaptureFixture) -> None:
     logger = logging.getLogger("tests.brief")

@@ -30,6 +30,8 @@ from bloxserver.core.safe_http import (
 )
 from tests.local_server import LocalServer, Received, answer, serving
 
+pytestmark = pytest.mark.once
+
 
 def allowing(*servers: LocalServer) -> AllowList:
     return parse_allow_list(tuple(f"{server.host}:{server.port}" for server in servers))

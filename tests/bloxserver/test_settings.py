@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.once
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 PRODUCTION = {
     "SECRET_KEY": "kB3xT9wq-Vf7Zp2Ls8Rd5Nh1Jc6Mg4Yt0Ua-Ei_Ob7Wk3Xv9Qz",

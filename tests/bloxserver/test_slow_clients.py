@@ -16,7 +16,7 @@ import pytest
 from django.contrib.staticfiles import finders
 
 from bloxserver.rsgi import environ
-from tests.bloxserver.test_up import SECONDS, Server
+from tests.up_server import SECONDS, UpServer
 from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.processes, pytest.mark.once]
@@ -31,8 +31,8 @@ BEGUN = {
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    server = Server(tmp_path_factory.mktemp("slow"))
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[UpServer]:
+    server = UpServer(tmp_path_factory.mktemp("slow"))
     server.environment |= {"BLOX_WEB_THREADS": "2", "BLOX_STREAM_LIMIT": "1"}
     server.start(sys.executable, "manage.py", "up", "--demo")
     server.wait_until_ready()
@@ -42,12 +42,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @pytest.fixture
-def port(server: Server) -> int:
+def port(server: UpServer) -> int:
     return int(server.port)
 
 
 @pytest.fixture
-def webhook(server: Server) -> str:
+def webhook(server: UpServer) -> str:
     found = re.search(r"/webhooks/[\w-]{43}", server.output)
     assert found
     return found[0]
@@ -127,7 +127,7 @@ def test_the_schema_is_whole_for_all_who_ask_first_at_once(port: int) -> None:
     assert len(answers) == 1
 
 
-def test_a_stream_whose_reader_has_left_gives_its_place_back(server: Server, port: int) -> None:
+def test_a_stream_whose_reader_has_left_gives_its_place_back(server: UpServer, port: int) -> None:
     """Web has one place for streams here. It notices at its next word to the reader, in 15 seconds at most."""
     token = re.search(r"token +(blox_\S+)", server.output)
     assert token

@@ -8,6 +8,8 @@ from executions.engine.planner import Delivery, Plan
 from flows.organism import load
 from flows.organism.spec import Organism
 
+pytestmark = pytest.mark.once
+
 
 def organism(graph: str, merges: str = "", outputs: str = "") -> Organism:
     """`a: b c` lines to listeners; names in `merges` are merges, in `outputs` outputs, the rest transforms."""

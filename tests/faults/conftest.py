@@ -4,16 +4,14 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.faults.experiment import Experiment, Table, experiment
+from tests.faults.experiment import Experiment, Record, experiment
 from tests.faults.own_services import missing, own_services
 from tests.faults.server import Server
 from tests.witness import witness
 
-TABLE = Table()
 Begin = Callable[..., AbstractContextManager[Experiment]]
 
 
@@ -42,13 +40,6 @@ def server(_server: Server) -> Server:
 
 
 @pytest.fixture
-def begin(server: Server) -> Begin:
+def begin(server: Server, record_property: Record) -> Begin:
     """Begins an experiment of that server: `with begin("name") as trial`."""
-    return partial(experiment, server, table=TABLE)
-
-
-def pytest_terminal_summary(terminalreporter: Any) -> None:
-    if TABLE.rows:
-        terminalreporter.section("experiments")
-        for line in TABLE.lines():
-            terminalreporter.write_line(line)
+    return partial(experiment, server, record=record_property)

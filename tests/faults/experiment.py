@@ -3,26 +3,24 @@
 `BLOX_FAULTS_SEED` repeats a run, `BLOX_FAULTS_SCALE` says how much of each: 1 is all, the default is what CI has time for.
 """
 
-import os
 import random
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 
 from tests.faults.load import Load
-from tests.faults.oracle import Evidence, Fault, Figures, LeaseWatch, judge, log_offsets, log_texts, records_of
+from tests.faults.oracle import Evidence, Fault, LeaseWatch, judge, log_offsets, log_texts, records_of
 from tests.faults.schedules import Schedules
 from tests.faults.server import Flow, Server, Tenant
+from tests.faults.table import PROPERTY, SCALE, SEED, row
 from tests.waiting import wait_until
 from tests.witness import Call
 
-SEED = int(os.environ.get("BLOX_FAULTS_SEED") or random.SystemRandom().randrange(1_000_000))
-SCALE = float(os.environ.get("BLOX_FAULTS_SCALE") or 0.1)
+Record = Callable[[str, object], None]  # pytest's `record_property`
 SETTLE_SECONDS = 60.0  # T of I2
 LATE = "WorkerLostError"  # Celery says ten seconds later that a child was killed: perhaps by the experiment before
 
@@ -35,26 +33,10 @@ def scaled(full: float, *, least: float) -> int:
     return round(max(least, full * min(1.0, SCALE)))
 
 
-@dataclass
-class Table:
-    rows: list[tuple[str, Figures, str]] = field(default_factory=list)
-
-    def add(self, name: str, evidence: Evidence, remark: str) -> None:
-        """Fails where the oracle found something to say."""
-        self.rows.append((name, evidence.figures, remark))
-        assert not evidence.violations, f"seed {SEED}\n" + "\n".join(evidence.violations[:20])
-
-    def lines(self) -> Iterator[str]:
-        yield (
-            f"{'experiment':<46} {'faults':>6} {'accepted':>8} {'finished':>8} {'lost':>5} {'repeated':>8} "
-            f"{'in flight':>9} {'stuck':>5} {'seconds':>7}"
-        )
-        for name, figures, remark in self.rows:
-            yield (
-                f"{name:<46} {figures.faults:>6} {figures.accepted:>8} {figures.finished:>8} {figures.lost:>5} "
-                f"{figures.repeated:>8} {figures.in_flight:>9} {figures.stuck:>5} {figures.seconds:>7.1f}  {remark}"
-            )
-        yield f"seed {SEED}, scale {SCALE:g}"
+def conclude(evidence: Evidence, name: str, remark: str, record: Record) -> None:
+    """Adds a row to the table, and fails where the oracle found something to say."""
+    record(PROPERTY, row(name, evidence.figures, remark))
+    assert not evidence.violations, f"seed {SEED}\n" + "\n".join(evidence.violations[:20])
 
 
 class Experiment:
@@ -156,7 +138,7 @@ class Experiment:
 
 
 @contextmanager
-def experiment(server: Server, name: str, table: Table, *, explained: str = "") -> Iterator[Experiment]:
+def experiment(server: Server, name: str, record: Record, *, explained: str = "") -> Iterator[Experiment]:
     """Runs the `with` block, waits until all has settled, and holds the oracle over it.
 
     `explained` is a pattern of the exceptions whose tracebacks the faults explain.
@@ -182,4 +164,4 @@ def experiment(server: Server, name: str, table: Table, *, explained: str = "") 
     )
     judge(evidence, records_of(server.postgres, trial.flow_ids))
     evidence.figures.seconds = time.monotonic() - began
-    table.add(name, evidence, "; ".join(trial.remarks))
+    conclude(evidence, name, "; ".join(trial.remarks), record)

@@ -15,13 +15,12 @@ from uuid import UUID
 
 import pytest
 
-from tests.bloxserver.test_up import REPOSITORY, Server
-from tests.faults.conftest import TABLE
-from tests.faults.experiment import scaled
+from tests.faults.experiment import Record, conclude, scaled
 from tests.faults.flows import mixed
 from tests.faults.load import Load
 from tests.faults.oracle import Evidence, Fault, Records, judge
 from tests.faults.server import Tenant
+from tests.up_server import REPOSITORY, UpServer
 from tests.waiting import wait_until
 from tests.witness import Witness
 
@@ -30,19 +29,16 @@ PROCESSES = {"worker": "--queues executions", "web": "granian"}
 
 
 @pytest.fixture
-def embedded(tmp_path: Path, world: Witness) -> Iterator[Server]:
-    server = Server(tmp_path)
+def embedded(tmp_path: Path, world: Witness) -> Iterator[UpServer]:
+    server = UpServer(tmp_path)
     server.environment |= {"REDIS_URL": "", "BLOX_HTTP_ALLOW": world.host, "BLOX_LEASE_SECONDS": "3"}
     server.start()
     server.wait_until_ready()
     yield server
-    for pid in server.pids():
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    server.process.wait()
+    server.end()
 
 
-def test_embedded_processes_are_killed_under_load(embedded: Server, world: Witness) -> None:
+def test_embedded_processes_are_killed_under_load(embedded: UpServer, world: Witness, record_property: Record) -> None:
     began, faults = time.monotonic(), []
     flows = mixed(Tenant(embedded.port, token(embedded)), world.url)
     with Load(embedded.port, flows, rate=6, callers=4) as load:
@@ -61,10 +57,10 @@ def test_embedded_processes_are_killed_under_load(embedded: Server, world: Witne
     )
     judge(evidence, records(embedded))
     evidence.figures.seconds = time.monotonic() - began
-    TABLE.add("embedded, worker and web killed", evidence, "")
+    conclude(evidence, "embedded, worker and web killed", "", record_property)
 
 
-def token(server: Server) -> str:
+def token(server: UpServer) -> str:
     """An access token of a new tenant."""
     environment = server.environment | {"DJANGO_SETTINGS_MODULE": "bloxserver.settings"}
     command = [sys.executable, "-m", "tests.faults.accounts", "1", "0"]
@@ -73,7 +69,7 @@ def token(server: Server) -> str:
     return first
 
 
-def records(server: Server) -> Records:
+def records(server: UpServer) -> Records:
     with closing(sqlite3.connect(server.folder / "bloxserver.sqlite3", timeout=20)) as database:
         executions = database.execute("SELECT id, parent_id IS NULL, state FROM executions_execution").fetchall()
         steps = database.execute("SELECT execution_id, key, status, completed_at FROM executions_step").fetchall()
@@ -87,6 +83,6 @@ def seconds(at: str | None) -> float | None:
     return datetime.fromisoformat(at).replace(tzinfo=UTC).timestamp() if at else None
 
 
-def logged(server: Server) -> str:
+def logged(server: UpServer) -> str:
     """The log without the names of the processes before each line."""
     return "\n".join(line.partition("| ")[2] for line in server.output.splitlines())

@@ -49,20 +49,22 @@ EXPRESSIONS = [
 def of_this_zone(zone: str) -> Iterator[datetime]:
     """The moments of its changes; of a zone that has none, an ordinary noon."""
     info = ZoneInfo(zone)
-    day, found = FIRST, False
+    found = False
+    day, offset = FIRST, FIRST.astimezone(info).utcoffset()
     while day < LAST:
         after = day + timedelta(days=1)
-        if day.astimezone(info).utcoffset() != after.astimezone(info).utcoffset():
+        offset_after = after.astimezone(info).utcoffset()
+        if offset != offset_after:
             found = True
             low, high = day, after
             while high - low > MINUTE:
                 middle = (low + (high - low) / 2).replace(second=0, microsecond=0)
-                if day.astimezone(info).utcoffset() == middle.astimezone(info).utcoffset():
+                if offset == middle.astimezone(info).utcoffset():
                     low = middle
                 else:
                     high = middle
             yield high
-        day = after
+        day, offset = after, offset_after
     if not found:
         yield datetime(2027, 6, 15, 12, tzinfo=UTC)
 

@@ -16,6 +16,8 @@ from flows.blocks import catalogue, get_block, nearest
 from flows.blocks.base import Block, Effects
 from flows.organism import validate
 
+pytestmark = pytest.mark.once
+
 BUILT_IN = [
     "blox.transform",
     "blox.branch",

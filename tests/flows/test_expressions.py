@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from flows.organism.expressions import MAX_SOURCE, CompileError, ExpressionError, compile_expression
 from flows.organism.scope import Scope
 
+pytestmark = pytest.mark.once
+
 PAYLOAD = {
     "total": 3,
     "price": 1.5,

@@ -1,6 +1,10 @@
 """Organism files of xml-pipeline: what is accepted, and what never can be."""
 
+import pytest
+
 from flows.organism import load, validate
+
+pytestmark = pytest.mark.once
 
 # The shape of that project's own sample files, with a tool in place of its Python handler.
 SAMPLE = """\

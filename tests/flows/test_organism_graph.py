@@ -1,8 +1,12 @@
 """Who can still hear of a message."""
 
+import pytest
+
 from flows.organism import load
 from flows.organism.graph import closure, reachable_from
 from flows.organism.spec import Organism
+
+pytestmark = pytest.mark.once
 
 
 def organism(graph: str) -> Organism:

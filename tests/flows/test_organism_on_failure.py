@@ -5,6 +5,8 @@ import pytest
 from flows.organism import load, validate
 from flows.organism.spec import OnFailure, OnFailureKind
 
+pytestmark = pytest.mark.once
+
 
 def organism(on_failure: str) -> str:
     return f"organism: {{name: x, on_failure: {on_failure}}}\nlisteners:\n  - {{name: a, handler: blox.output}}\n"

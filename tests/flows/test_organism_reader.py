@@ -11,6 +11,8 @@ from flows.organism import validate
 from flows.organism.nodes import Mark
 from flows.organism.reader import MAX_BYTES, read
 
+pytestmark = pytest.mark.once
+
 
 def plain(text: str) -> Any:
     document = read(text)

@@ -14,6 +14,8 @@ from flows.organism.expressions import Condition, ExpressionError
 from flows.organism.scope import Scope
 from flows.organism.templates import CompiledConfig, as_text, compile_config, redact, split
 
+pytestmark = pytest.mark.once
+
 SCOPE = {
     "payload": {"id": 7, "name": "Ada", "list": [1, "two"], "none": None, "yes": True, "half": 1.5, "whole": 3.0}
     | {"braces": "{{ 1 + 1 }}"},

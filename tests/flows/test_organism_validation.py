@@ -12,6 +12,8 @@ from flows.blocks.base import Block, BlockConfig, Context
 from flows.organism import OrganismInvalid, load, validate
 from flows.organism.spec import Concurrency, Validation
 
+pytestmark = pytest.mark.once
+
 ORDER_ALERT = """\
 organism:
   name: order-alert

@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 
 from triggers import cron
 
+pytestmark = pytest.mark.once
+
 MONDAY = datetime(2026, 6, 1, tzinfo=UTC)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from django.db import connection
+from django.db import IntegrityError, connection
 from django.test import Client
 from django.utils import timezone
 from rest_framework.test import APIClient
@@ -21,7 +21,14 @@ from flows.services import start_flow, stop_flow
 from tests.triggers.conftest import path_of, payload_of, post
 from triggers.errors import NotReplayable
 from triggers.models import Delivery, Trigger
-from triggers.services import delete_trigger, prune_ledgers, release_deliveries, replay_delivery, update_trigger
+from triggers.services import (
+    delete_trigger,
+    prune_ledgers,
+    release_deliveries,
+    replay_delivery,
+    update_trigger,
+    webhooks,
+)
 from triggers.services import deliveries as ledger
 
 
@@ -347,6 +354,26 @@ def test_a_replay_pressed_twice_at_once_is_one_execution(
         thread.join()
     assert len(refused) == 3
     assert Execution.objects.count() == 1
+
+
+@pytest.mark.django_db(transaction=True)  # whose constraints are looked at as they really are
+def test_a_call_whose_trigger_goes_while_it_looks_for_the_call_before_it_is_not_found(
+    caller: Client, webhook: Trigger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look = webhooks._receipts
+
+    def collide(*_: Any, **__: Any) -> None:
+        raise IntegrityError(
+            "as the ledger's unique constraint says when another call with this key is committed first"
+        )
+
+    def look_after_the_trigger_has_gone(arrivals: Any) -> Any:
+        delete_trigger(trigger=webhook, now=timezone.now())
+        return look(arrivals)
+
+    monkeypatch.setattr(webhooks, "_accept_together", collide)
+    monkeypatch.setattr(webhooks, "_receipts", look_after_the_trigger_has_gone)
+    assert post(caller, webhook, "1", idempotency_key="k").status_code == 404
 
 
 @pytest.mark.django_db(transaction=True)

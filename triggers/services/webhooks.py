@@ -166,11 +166,12 @@ def accept_webhook(arrival: Arrival) -> Acceptance:
         try:
             (outcome,) = _accept_together([arrival], wait=True)
         except IntegrityError as error:
+            if _receipts([arrival]):
+                continue
+            # Looked for last: the receipt that was in the way may have gone with its trigger just now.
             if not Trigger.objects.filter(pk=arrival.trigger.pk).exists():
-                raise NotFound("Not found.") from error  # it has been deleted meanwhile
-            if not _receipts([arrival]):
-                raise
-            continue
+                raise NotFound("Not found.") from error
+            raise
         if isinstance(outcome, Acceptance):
             return outcome
         assert outcome is not None  # it is alone

@@ -1,0 +1,58 @@
+"""`manage.py up`, whose processes, supervisor or parent are killed."""
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.up_server import SECONDS, UpServer
+
+pytestmark = pytest.mark.processes
+
+
+def test_a_supervisor_that_is_killed_takes_its_processes_along(server: UpServer) -> None:
+    server.start()
+    server.wait_until_ready()
+    server.process.kill()
+    server.wait_for(lambda: server.pids() == [])
+
+
+@pytest.mark.parametrize(
+    "command", [pytest.param("granian", marks=pytest.mark.once), "--queues executions", "--queues clock"]
+)
+@pytest.mark.parametrize("which", [0, -1])
+def test_a_process_that_is_killed_is_started_again(server: UpServer, command: str, which: int) -> None:
+    """The first is the leader; the last its child: granian's worker, the pool's process, the clock's beat."""
+    server.start()
+    server.wait_until_ready()
+    killed = server.pids(command)
+    os.kill(killed[which], signal.SIGKILL)
+    server.wait_for(lambda: killed[which] not in server.pids(command) and len(server.pids(command)) == len(killed))
+    server.wait_for(server.answers)
+    server.process.terminate()
+    assert server.process.wait(SECONDS) == 0
+    assert server.pids() == []
+
+
+@pytest.mark.once
+def test_a_server_whose_web_cannot_start_gives_up_and_says_so(server: UpServer) -> None:
+    server.environment |= {"BLOX_WEB_THREADS": "0", "BLOX_STREAM_LIMIT": "-1"}  # granian refuses
+    server.start()
+    assert server.process.wait(SECONDS) == 1
+    server.wait_for(lambda: "Giving up" in server.output)
+    assert server.pids() == []
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_make_told_to_stop_alone_leaves_no_process(server: UpServer, tmp_path: Path, number: signal.Signals) -> None:
+    """make passes SIGTERM on to its recipe, but neither SIGINT nor, of course, SIGKILL."""
+    makefile = tmp_path / "Makefile"
+    makefile.write_text(f"run:\n\t@exec {sys.executable} manage.py up --with-parent\n")
+    server.start("make", "--file", str(makefile), "run")
+    server.wait_until_ready()
+    os.kill(server.process.pid, number)
+    server.process.wait(SECONDS)
+    server.wait_for(lambda: server.pids() == [])
