@@ -100,7 +100,7 @@ class Drain:
         self.keeper.hold(
             run.claimed.pk,
             Holder(
-                run.claimed.fence,
+                run.claimed.lease,
                 lost=partial(loop.call_soon_threadsafe, run.lose),
                 cancel=lambda reason: loop.call_soon_threadsafe(run.cancel, reason),
             ),
@@ -111,7 +111,7 @@ class Drain:
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         run = self.runs.pop(task)
-        self.keeper.release(run.claimed.pk, run.claimed.fence)
+        self.keeper.release(run.claimed.pk, run.claimed.lease)
         if self._has_room:
             self._has_room_again.set()
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from threading import Event, Lock, Thread
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from django.conf import settings
@@ -31,6 +31,17 @@ LOOK_EVERY_SECONDS = 1.0  # for cancellations and lost leases
 TURN_PAUSES_SECONDS = (0.005, 0.01, 0.02, 0.04)  # while other claims have the turns of all tenants that are next
 
 
+class Lease(NamedTuple):
+    """What tells one claim of an execution from every other.
+
+    The fence moves with each. But a claim that a crash of the database has forgotten (see `_TAKE`) is followed by one
+    under the same fence, at another time, and so with another deadline.
+    """
+
+    fence: int
+    deadline_at: datetime
+
+
 @dataclass(slots=True)
 class Claimed:
     """An execution that this worker holds, with all that is on record of it: values, since its row changes meanwhile."""
@@ -49,6 +60,7 @@ class Claimed:
     claim_alone: bool
     seconds_allowed: int
     seconds_worked: float
+    deadline_at: datetime
     input: str
     trigger: str
     variables: str
@@ -56,11 +68,15 @@ class Claimed:
     steps: list[Step] = field(default_factory=list)
     journal: list[JournalEntry] = field(default_factory=list)
 
+    @property
+    def lease(self) -> Lease:
+        return Lease(self.fence, self.deadline_at)
+
 
 # What is claimed becomes this worker's, and its values: one statement, since a claim is half of a short execution's time.
 # It is committed without waiting for the disk. A claim that a crash of the database forgets has not been: the execution is
-# queued again under its old fence. Where a write after it is on disk (an effect under way, an end), so is the claim, by the
-# order of the log.
+# queued again under its old fence, and its next claim is told from this one by its deadline. Where a write after it is on
+# disk (an effect under way, an end), so is the claim, by the order of the log.
 _TAKE = """
 UPDATE executions_execution AS e SET
     state = 'working', fence = e.fence + 1, lease_owner = %(owner)s,
@@ -70,12 +86,12 @@ UPDATE executions_execution AS e SET
 FROM executions_executionpayload AS payload, flows_flow AS flow, set_config('synchronous_commit', 'off', true)
 WHERE e.id = ANY (%(ids)s) AND payload.execution_id = e.id AND flow.id = e.flow_id
 RETURNING e.id, e.fence, e.user_id, e.flow_id, flow.name, e.version_id, e.parent_id, e.retry_of, e.trigger_type, e.is_draft,
-    e.started_at, e.claim_alone, e.seconds_allowed, e.seconds_worked,
+    e.started_at, e.claim_alone, e.seconds_allowed, e.seconds_worked, e.deadline_at,
     payload.input, payload.trigger, payload.variables, payload.only_listener
 """
 _COLUMNS = (  # the same, for SQLite
     *("pk", "fence", "user_id", "flow_id", "flow__name", "version_id", "parent_id", "retry_of", "trigger_type"),
-    *("is_draft", "started_at", "claim_alone", "seconds_allowed", "seconds_worked"),
+    *("is_draft", "started_at", "claim_alone", "seconds_allowed", "seconds_worked", "deadline_at"),
     *("payload__input", "payload__trigger", "payload__variables", "payload__only_listener"),
 )
 
@@ -164,9 +180,9 @@ def _load_record(claimed: dict[UUID, Claimed]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """How the keeper reaches one run: both are called from the keeper's thread."""
+    """How the keeper reaches one run: both are called from the keeper's thread, or from another run's."""
 
-    fence: int
+    lease: Lease
     lost: Callable[[], Any]
     cancel: Callable[[str], Any]
 
@@ -183,12 +199,14 @@ class LeaseKeeper(Thread):
 
     def hold(self, execution_id: UUID, holder: Holder) -> None:
         with self._lock:
-            self._held[execution_id] = holder
+            before, self._held[execution_id] = self._held.get(execution_id), holder
+        if before is not None:  # this worker's own, whose lease was lost
+            before.lost()
 
-    def release(self, execution_id: UUID, fence: int) -> None:
-        """Let go of what was held under `fence`: this worker may have claimed the execution anew since."""
+    def release(self, execution_id: UUID, lease: Lease) -> None:
+        """Let go of what was held under `lease`: this worker may have claimed the execution anew since."""
         with self._lock:
-            if (holder := self._held.get(execution_id)) is not None and holder.fence == fence:
+            if (holder := self._held.get(execution_id)) is not None and holder.lease == lease:
                 del self._held[execution_id]
 
     def close(self) -> None:
@@ -221,13 +239,14 @@ class LeaseKeeper(Thread):
                 # Locked in the order of their keys, as by who writes them: neither waits for the other in a circle.
                 mine = rows.filter(lease_owner=self.owner).select_for_update(of=("self",)).order_by("pk")
                 rows.filter(pk__in=list(mine.values_list("pk", flat=True))).update(lease_until=Now() + LEASE)
+        columns = ("pk", "fence", "deadline_at", "cancel_requested_at", "cancel_reason")
         found = {
-            pk: (fence, canceled, reason)
-            for pk, fence, canceled, reason in rows.values_list("pk", "fence", "cancel_requested_at", "cancel_reason")
+            pk: (Lease(fence, deadline_at), canceled, reason)
+            for pk, fence, deadline_at, canceled, reason in rows.values_list(*columns)
         }
         for execution_id, holder in held.items():
-            fence, canceled, reason = found.get(execution_id, (None, None, ""))
-            if fence != holder.fence:
+            lease, canceled, reason = found.get(execution_id, (None, None, ""))
+            if lease != holder.lease:
                 holder.lost()
             elif canceled is not None:
                 holder.cancel(reason)

@@ -358,7 +358,7 @@ class ExecutionRun:
 
     async def transact(self, transaction: Transaction) -> Any:
         """Commit what has not been written, and then `transaction`. Gives what it gave, raises what it raised."""
-        change = Change(self.claimed.pk, self.claimed.fence, transaction=transaction)
+        change = Change(self.claimed.pk, self.claimed.lease, transaction=transaction)
         _, value = await asyncio.gather(self.flush(), self._write(change))
         self.journal[transaction.entry.step_key, transaction.entry.position] = transaction.entry
         return value
@@ -376,7 +376,7 @@ class ExecutionRun:
     def _unsaved(self, **what: Any) -> Change:
         change = Change(
             self.claimed.pk,
-            self.claimed.fence,
+            self.claimed.lease,
             self.claimed.parent_id,
             steps=list(self._unsaved_steps.values()),
             journal=self._unsaved_journal,

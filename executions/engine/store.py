@@ -1,6 +1,6 @@
 """What a worker writes: one thread, one connection, and the changes of many executions in one transaction.
 
-Every change carries the fence under which its execution was claimed. A change whose fence has moved is refused, and
+Every change carries the lease under which its execution was claimed. A change whose lease is no more is refused, and
 its run drops what it did: the execution is another worker's now.
 """
 
@@ -25,7 +25,7 @@ from bloxserver.core.database import is_away
 from bloxserver.core.errors import DomainError
 from executions import endings, events
 from executions.endings import Ending
-from executions.engine.leases import LEASE
+from executions.engine.leases import LEASE, Lease
 from executions.models import (
     LARGE_OUTPUT_CHARACTERS,
     Execution,
@@ -65,7 +65,7 @@ class Change:
     """
 
     execution_id: UUID
-    fence: int
+    lease: Lease
     parent_id: UUID | None = None
     steps: list[Step] = field(default_factory=list)
     journal: list[JournalEntry] = field(default_factory=list)
@@ -174,18 +174,18 @@ def write(changes: list[Change]) -> list[Any]:
     with pipeline.transaction():
         held = _lock_held(changes)
         outcomes = [
-            _run_transaction(change) if (change.execution_id, change.fence) in held else LeaseLost()
+            _run_transaction(change) if (change.execution_id, change.lease) in held else LeaseLost()
             for change in changes
         ]
         good = [
             change for change, outcome in zip(changes, outcomes, strict=True) if not isinstance(outcome, BaseException)
         ]
         _write_records(good)
-        ends = [(each.execution_id, each.fence, each.ending) for each in good if each.ending]
+        ends = [(each.execution_id, each.lease.fence, each.ending) for each in good if each.ending]
         endings.end_held(ends, now=timezone.now())
         for change in good:
             if change.release is not None:
-                _release(change, change.release, cancel_reason=held[change.execution_id, change.fence])
+                _release(change, change.release, cancel_reason=held[change.execution_id, change.lease])
     if ended := [(change.execution_id, change.parent_id) for change in good if change.ending]:
         _after(partial(endings.after_end, ended))
     if going_on := [change.execution_id for change in good if not change.ending]:
@@ -194,13 +194,14 @@ def write(changes: list[Change]) -> list[Any]:
 
 
 _LOCK = """
-SELECT id, fence, cancel_requested_at, cancel_reason, lease_until < statement_timestamp() + make_interval(secs => %s)
+SELECT id, fence, deadline_at, cancel_requested_at, cancel_reason,
+    lease_until < statement_timestamp() + make_interval(secs => %s)
 FROM executions_execution WHERE id = ANY (%s) AND state = 'working' ORDER BY id FOR UPDATE
 """
 
 
-def _lock_held(changes: list[Change]) -> dict[tuple[UUID, int], str | None]:
-    """The rows that are being worked on, by id and fence, locked in the order of their keys; each with the reason for
+def _lock_held(changes: list[Change]) -> dict[tuple[UUID, Lease], str | None]:
+    """The rows that are being worked on, by id and lease, locked in the order of their keys; each with the reason for
     which it is to be cancelled, if it is.
 
     Who writes is alive: a lease that is about to run out is renewed, so that no effect begins under one that has. (It has
@@ -215,9 +216,12 @@ def _lock_held(changes: list[Change]) -> dict[tuple[UUID, int], str | None]:
         working = Execution.objects.filter(pk__in=ids, state=State.WORKING).annotate(
             is_late=Q(lease_until__lt=Now() + LEASE / 2)
         )
-        rows = list(working.values_list("pk", "fence", "cancel_requested_at", "cancel_reason", "is_late"))
-    held = {(pk, fence): None if requested is None else reason for pk, fence, requested, reason, _ in rows}
-    ours = {change.execution_id for change in changes if (change.execution_id, change.fence) in held}
+        rows = list(working.values_list("pk", *Lease._fields, "cancel_requested_at", "cancel_reason", "is_late"))
+    held = {
+        (pk, Lease(fence, deadline_at)): None if requested is None else reason
+        for pk, fence, deadline_at, requested, reason, _ in rows
+    }
+    ours = {change.execution_id for change in changes if (change.execution_id, change.lease) in held}
     if late := [pk for pk, *_, is_late in rows if is_late and pk in ours]:
         Execution.objects.filter(pk__in=late).update(lease_until=Now() + LEASE)
     return held
@@ -275,9 +279,9 @@ def _without_output(step: Step) -> Step:
 
 
 def _release(change: Change, fields: dict[str, Any], *, cancel_reason: str | None) -> None:
-    Execution.objects.filter(pk=change.execution_id, fence=change.fence).update(
+    Execution.objects.filter(pk=change.execution_id, fence=change.lease.fence).update(
         lease_owner="", lease_until=None, deadline_at=None, **fields
     )
     if cancel_reason is not None:  # while it was on its way out: no worker would see it any more
-        row = Execution(pk=change.execution_id, fence=change.fence, parent_id=change.parent_id)
+        row = Execution(pk=change.execution_id, fence=change.lease.fence, parent_id=change.parent_id)
         endings.end_unheld(row, endings.canceled(cancel_reason), now=timezone.now())

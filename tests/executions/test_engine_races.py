@@ -17,7 +17,7 @@ from rest_framework.test import APIClient
 
 from executions.endings import Ending
 from executions.engine.drain import organism_of
-from executions.engine.leases import Holder, LeaseKeeper, claim
+from executions.engine.leases import Holder, Lease, LeaseKeeper, claim
 from executions.engine.run import ExecutionRun
 from executions.engine.store import Change, Store, Transaction, Unwritable, write, write_patiently
 from executions.engine.sweeper import sweep
@@ -48,7 +48,7 @@ def test_a_cancellation_that_comes_while_a_run_parks_is_not_forgotten(api: APICl
         started_at=timezone.now(),
     )
     release = {"state": State.PARKED, "due_at": Now() + timedelta(hours=1)}
-    write([Change(execution.pk, claimed.fence, steps=[step], release=release)])
+    write([Change(execution.pk, claimed.lease, steps=[step], release=release)])
     assert result(execution) == ("error", "canceled")
     assert execution.steps.get().status == StepStatus.ERROR
 
@@ -69,15 +69,16 @@ def test_a_cancellation_that_comes_before_the_run_begins_is_heard(api: APIClient
     assert result(execution) == ("error", "canceled")
 
 
-def test_the_end_of_a_run_does_not_let_go_of_the_lease_of_the_next_one() -> None:
+def test_a_run_is_told_of_the_next_claim_of_its_execution_and_its_end_does_not_let_go_of_that_lease() -> None:
     keeper = LeaseKeeper("worker")
-    execution_id = Execution().pk
-    later = Holder(3, lost=lambda: None, cancel=lambda reason: None)
-    keeper.hold(execution_id, Holder(1, lost=lambda: None, cancel=lambda reason: None))
+    execution_id, now, lost = Execution().pk, timezone.now(), list[str]()
+    first, second = Lease(1, now), Lease(1, now + timedelta(seconds=1))
+    later = Holder(second, lost=lambda: lost.append("second"), cancel=lambda reason: None)
+    keeper.hold(execution_id, Holder(first, lost=lambda: lost.append("first"), cancel=lambda reason: None))
     keeper.hold(execution_id, later)
-    keeper.release(execution_id, 1)
-    assert keeper._held == {execution_id: later}
-    keeper.release(execution_id, 3)
+    keeper.release(execution_id, first)
+    assert keeper._held == {execution_id: later} and lost == ["first"]
+    keeper.release(execution_id, second)
     assert keeper._held == {}
 
 
@@ -85,7 +86,7 @@ def test_a_change_that_cannot_be_written_ends_its_execution_and_no_other(api: AP
     flow = start(api, TRANSFORM)
     executions = [run(api, flow) for _ in range(3)]
     changes = [
-        Change(each.pk, each.fence, ending=Ending(ExecutionStatus.SUCCESS, output="1"))
+        Change(each.pk, each.lease, ending=Ending(ExecutionStatus.SUCCESS, output="1"))
         for each in claim("worker", limit=3, holding=0)
     ]
     refused = Step(execution_id=changes[1].execution_id, key="k", number=-1, started_at=timezone.now())
@@ -102,7 +103,7 @@ def test_a_batch_with_more_output_than_a_statement_takes_is_written_whole(api: A
         run(api, flow)
     output = json.dumps("x" * 5_000_000)
     changes = [
-        Change(each.pk, each.fence, ending=Ending(ExecutionStatus.SUCCESS, output=output))
+        Change(each.pk, each.lease, ending=Ending(ExecutionStatus.SUCCESS, output=output))
         for each in claim("worker", limit=6, holding=0)
     ]
     assert write(changes) == [None] * 6
@@ -128,7 +129,6 @@ def test_a_run_whose_record_is_refused_ends_with_an_error(
 def test_a_transaction_that_fails_leaves_what_the_run_has_done_on_record(api: APIClient) -> None:
     execution = run(api, start(api, TRANSFORM))
     [claimed] = claim("worker", limit=1, holding=0)
-    fence = claimed.fence
     step = Step(
         execution=execution,
         key="k",
@@ -144,7 +144,10 @@ def test_a_transaction_that_fails_leaves_what_the_run_has_done_on_record(api: AP
         raise BlockError("no")
 
     outcomes = write(
-        [Change(execution.pk, fence, steps=[step]), Change(execution.pk, fence, transaction=Transaction(entry, refuse))]
+        [
+            Change(execution.pk, claimed.lease, steps=[step]),
+            Change(execution.pk, claimed.lease, transaction=Transaction(entry, refuse)),
+        ]
     )
     assert outcomes[0] is None and isinstance(outcomes[1], BlockError)
     assert execution.steps.count() == 1 and execution.journal.count() == 0

@@ -16,7 +16,7 @@ from accounts.models import Tier, User
 from billing.tiers import TIERS
 from executions.endings import Ending
 from executions.engine.lanes import anything_startable
-from executions.engine.leases import Claimed, claim
+from executions.engine.leases import Claimed, Lease, claim
 from executions.engine.store import Change, write
 from executions.engine.sweeper import sweep
 from executions.errors import ConcurrencyLimit
@@ -60,7 +60,8 @@ def tenant(name: str, tier: Tier) -> Flow:
 
 def end(claimed: Claimed | Execution) -> None:
     ending = Ending(ExecutionStatus.SUCCESS, output="1")
-    write([Change(claimed.pk, claimed.fence, ending=ending)])
+    assert claimed.deadline_at is not None
+    write([Change(claimed.pk, Lease(claimed.fence, claimed.deadline_at), ending=ending)])
 
 
 def working(user: User) -> int:
@@ -167,7 +168,7 @@ def test_nothing_of_a_cap_leaks_through_ends_parks_expiries_and_cancels(api: API
         end(each)
     for each in take():  # parks
         parked = {"state": State.PARKED, "due_at": timezone.now() + timedelta(hours=1)}
-        write([Change(each.pk, each.fence, release=parked)])
+        write([Change(each.pk, each.lease, release=parked)])
     take()  # expires
     Execution.objects.filter(state=State.WORKING).update(lease_until=Now() - timedelta(seconds=1))
     sweep()

@@ -48,10 +48,21 @@ def test_a_worker_that_lost_its_lease_writes_nothing(api: APIClient) -> None:
     [claimed] = claim("slow", limit=10, holding=0)
     expire(execution)
     sweep()
-    late = Change(execution.pk, claimed.fence, ending=Ending(ExecutionStatus.SUCCESS, output="1"))
+    late = Change(execution.pk, claimed.lease, ending=Ending(ExecutionStatus.SUCCESS, output="1"))
     assert isinstance(write([late])[0], LeaseLost)
     execution.refresh_from_db()
     assert execution.state == State.QUEUED
+
+
+def test_a_worker_whose_claim_a_crash_of_the_database_has_forgotten_writes_nothing(api: APIClient) -> None:
+    execution = run(api, start(api, TRANSFORM))
+    [forgotten] = claim("first", limit=1, holding=0)
+    queued = {"state": State.QUEUED, "due_at": timezone.now(), "claimed_at": None}
+    Execution.objects.update(fence=0, lease_owner="", lease_until=None, deadline_at=None, **queued)
+    [anew] = claim("first", limit=1, holding=0)
+    assert anew.fence == forgotten.fence
+    late, good = write([Change(execution.pk, forgotten.lease), Change(execution.pk, anew.lease)])
+    assert isinstance(late, LeaseLost) and good is None
 
 
 def test_an_execution_that_takes_its_worker_down_again_and_again_is_ended(api: APIClient) -> None:
@@ -172,6 +183,6 @@ def _dies_during_step(execution: Execution, listener: str) -> None:
         status=StepStatus.RUNNING,
         started_at=timezone.now(),
     )
-    write([Change(execution.pk, claimed.fence, steps=[step])])
+    write([Change(execution.pk, claimed.lease, steps=[step])])
     expire(execution)
     sweep()

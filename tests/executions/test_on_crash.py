@@ -36,7 +36,7 @@ def die_during(execution: Execution, listener: str = "pay") -> None:
     [claimed] = claim("dying", limit=10, holding=0)
     step = claimed.steps[0] if claimed.steps else Step(execution=execution, key=derive_key("", "", listener), number=1)
     step.listener, step.block, step.status, step.started_at = listener, "blox.http", StepStatus.RUNNING, timezone.now()
-    write([Change(execution.pk, claimed.fence, steps=[step])])
+    write([Change(execution.pk, claimed.lease, steps=[step])])
     Execution.objects.filter(pk=execution.pk).update(lease_until=Now() - timedelta(seconds=1))
     sweep()
 

@@ -181,7 +181,7 @@ def die_during_all(flow: str) -> None:
         key = derive_key("", "", "post")
         step = Step(execution_id=claimed.pk, key=key, number=1, listener="post", block="blox.http")
         step.status, step.started_at = StepStatus.RUNNING, timezone.now()
-        write([Change(claimed.pk, claimed.fence, steps=[step])])
+        write([Change(claimed.pk, claimed.lease, steps=[step])])
     expire(flow)
 
 
@@ -208,7 +208,7 @@ def test_two_that_end_the_ninth_and_the_tenth_at_once_pause_it_once(api: APIClie
     def end(execution: Claimed) -> None:
         try:
             together.wait(timeout=20)
-            write([Change(execution.pk, execution.fence, ending=Ending(ExecutionStatus.ERROR, "failed", "No."))])
+            write([Change(execution.pk, execution.lease, ending=Ending(ExecutionStatus.ERROR, "failed", "No."))])
             together.wait(timeout=20)
             work_off_failures()
         finally:
