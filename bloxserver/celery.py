@@ -5,7 +5,8 @@ import warnings
 from typing import Any
 
 from celery import Celery
-from celery.signals import beat_embedded_init, task_prerun, worker_init, worker_ready
+from celery.signals import beat_embedded_init, celeryd_after_setup, task_prerun, worker_init, worker_ready
+from django.conf import settings
 from django.db import close_old_connections
 
 from bloxserver.core.garbage import leave_alone_what_is_loaded
@@ -27,6 +28,13 @@ app.autodiscover_tasks()
 @worker_init.connect
 def _leave_alone_what_is_loaded(**kwargs: Any) -> None:
     leave_alone_what_is_loaded()
+
+
+# Where processes contend for a machine, web and clock go first: what is accepted can wait, and a caller gives up.
+@celeryd_after_setup.connect
+def _stand_back(instance: Any, **kwargs: Any) -> None:
+    if "executions" in instance.app.amqp.queues.consume_from:
+        os.nice(settings.BLOX_WORKER_NICE)
 
 
 # Connections outlive tasks (CELERY_DB_REUSE_MAX), so nobody else looks whether one was broken: a clock that met the database

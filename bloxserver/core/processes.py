@@ -26,15 +26,8 @@ def web_command() -> list[str]:
 
 
 def worker_command() -> list[str]:
-    """One process runs many executions at once, so prefork has one child: what it is for is to be replaced.
-
-    Where processes contend for a machine, callers and clocks go first: what is accepted can wait, a caller gives up.
-    """
-    nice = ["nice", "-n", str(settings.BLOX_WORKER_NICE)] if settings.BLOX_WORKER_NICE else []
-    return [
-        *(*nice, *CELERY, "--hostname", "worker@%h", "--queues", "executions"),
-        *("--pool", "prefork", "--concurrency", "1"),
-    ]
+    """One process runs many executions at once, so prefork has one child: what it is for is to be replaced."""
+    return [*CELERY, "--hostname", "worker@%h", "--queues", "executions", "--pool", "prefork", "--concurrency", "1"]
 
 
 def clock_command() -> list[str]:

@@ -15,4 +15,4 @@ class Command(BaseCommand):
 
     def handle(self, *, process: str, **options: Any) -> None:
         command = COMMANDS[process]()
-        os.execvp(command[0], command)
+        os.execv(command[0], command)

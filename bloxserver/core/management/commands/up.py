@@ -80,4 +80,4 @@ def become_supervisor(banner: str, *, with_parent: bool) -> None:
         file.seek(0)
         os.dup2(file.fileno(), 0)
     os.chdir(settings.BASE_DIR)
-    os.execvp(sys.executable, [sys.executable, "-I", supervisor.__file__])
+    os.execv(sys.executable, [sys.executable, "-I", supervisor.__file__])
