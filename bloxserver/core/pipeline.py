@@ -1,13 +1,13 @@
 """PostgreSQL's pipeline: statements that are sent together, and answered together."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
 from django.db import connection
 from django.db.transaction import atomic
-from psycopg import Connection, Pipeline
+from psycopg import Connection, Error, Pipeline
 from psycopg.generators import send
 from psycopg.pq import PipelineStatus
 
@@ -36,10 +36,14 @@ def transaction(*, savepoint: bool = True) -> Iterator[None]:
             raw.pipeline() as pipeline,
             connection.execute_wrapper(partial(_execute, raw, pipeline)),
         ):
-            yield
-            if is_outermost and not connection.needs_rollback:
-                with connection.cursor() as cursor:
-                    cursor.execute("COMMIT")  # Django's own then finds nothing to commit, and asks nobody
+            try:
+                yield
+                if is_outermost and not connection.needs_rollback:
+                    with connection.cursor() as cursor:
+                        cursor.execute("COMMIT")  # Django's own then finds nothing to commit, and asks nobody
+            except BaseException:
+                _collect(pipeline)
+                raise
 
 
 def _is_in_pipeline() -> bool:
@@ -55,6 +59,8 @@ def _execute(
     many: bool,
     context: dict[str, Any],
 ) -> Any:
+    if sql.startswith("ROLLBACK"):
+        _collect(pipeline)
     result = execute(sql, params, many, context)
     with connection.wrap_database_errors:
         if raw.pgconn.flush():
@@ -63,3 +69,10 @@ def _execute(
         if sql.lstrip().startswith(ANSWER_AT_ONCE):
             pipeline.sync()
     return result
+
+
+def _collect(pipeline: Pipeline) -> None:
+    """After an error: the answers that are still to come, that what follows was aborted, so that nobody takes them for his."""
+    for _ in range(2):  # the first stops at an error, with what comes after it not yet read
+        with suppress(Error):
+            pipeline.sync()

@@ -13,8 +13,8 @@ from accounts.models import Tier, User
 from executions.models import Execution
 from flows.models import Flow
 from flows.services import start_flow, stop_flow
-from triggers.models import Trigger
-from triggers.services import tick
+from triggers.models import Moment, Trigger
+from triggers.services import tick, ticks
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -54,6 +54,20 @@ def test_two_clocks_fire_each_moment_once(make_trigger: Callable[..., Trigger], 
     tick(now=moments[-1])  # what each clock left to the other
     made = Counter(Execution.objects.values_list("trigger_id", "scheduled_for"))
     assert made == Counter({(trigger.pk, moment): 1 for trigger in triggers for moment in moments})
+
+
+def test_more_than_a_thread_takes_are_fired_once_by_two(
+    make_trigger: Callable[..., Trigger], alice: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ticks, "BATCH", 2)
+    triggers = [make_trigger("schedule", cron="* * * * *") for _ in range(11)]
+    moment = triggers[0].next_fire_at
+    assert moment is not None
+    assert at_once(lambda: tick(now=moment), lambda: tick(now=moment)) == []
+    tick(now=moment)
+    made = Counter(Execution.objects.values_list("trigger_id", "scheduled_for"))
+    assert made == Counter({(trigger.pk, moment): 1 for trigger in triggers})
+    assert Moment.objects.filter(outcome="fired").count() == 11
 
 
 def test_a_tick_and_a_stop_at_once_leave_nothing_armed(
