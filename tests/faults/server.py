@@ -34,17 +34,23 @@ BAD_BLOCKS = {
 }
 
 
+IDLE_SECONDS = 10.0  # granian ends a connection that has said nothing for thirty
+
+
 class Api:
-    """An HTTP client that keeps its connection. For one thread."""
+    """An HTTP client that keeps its connection, while it has something to say. For one thread."""
 
     def __init__(self, port: int, token: str = "", *, timeout: float = 20.0) -> None:
         self._port, self._token, self._timeout = port, token, timeout
         self._connection: http.client.HTTPConnection | None = None
+        self._used_at = 0.0  # monotonic
 
     def request(
         self, method: str, path: str, body: Any = None, **headers: str
     ) -> tuple[int, http.client.HTTPMessage, Any]:
         """Status, headers, body as JSON. Raises `OSError` or `HTTPException` where there is no answer."""
+        if time.monotonic() - self._used_at > IDLE_SECONDS:
+            self.close()
         if self._connection is None:
             self._connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=self._timeout)
         sent = {
@@ -60,6 +66,7 @@ class Api:
         except (OSError, http.client.HTTPException):
             self.close()
             raise
+        self._used_at = time.monotonic()
         return answer.status, answer.headers, json.loads(text) if text else None
 
     def close(self) -> None:
