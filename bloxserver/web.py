@@ -5,4 +5,4 @@ from granian.cli import entrypoint
 import bloxserver.rsgi  # noqa: F401
 
 if __name__ == "__main__":
-    entrypoint()  # type: ignore[no-untyped-call]
+    entrypoint()
