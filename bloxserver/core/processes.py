@@ -14,9 +14,9 @@ CELERY = [
 
 
 def web_command() -> list[str]:
-    """WSGI behind a guard against slow clients (`bloxserver.rsgi`); few processes, many threads."""
+    """WSGI behind a guard against slow clients (`bloxserver.rsgi`); one process, many threads."""
     return [
-        *(sys.executable, "-m", "bloxserver.web", "--interface", "rsgi", "bloxserver.rsgi:application"),
+        *(str(BIN / "granian"), "--interface", "rsgi", "bloxserver.rsgi:application"),
         *("--host", settings.BLOX_HOST, "--port", str(settings.PORT)),
         # A connection that sends slowly costs little: more of them than this and new ones wait for those to end.
         *("--workers", str(settings.BLOX_WEB_PROCESSES), "--backlog", "4096", "--backpressure", "4096"),

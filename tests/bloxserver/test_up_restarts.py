@@ -20,7 +20,7 @@ def test_a_supervisor_that_is_killed_takes_its_processes_along(server: UpServer)
 
 
 @pytest.mark.parametrize(
-    "command", [pytest.param("bloxserver.web", marks=pytest.mark.once), "--queues executions", "--queues clock"]
+    "command", [pytest.param("granian", marks=pytest.mark.once), "--queues executions", "--queues clock"]
 )
 @pytest.mark.parametrize("which", [0, -1])
 def test_a_process_that_is_killed_is_started_again(server: UpServer, command: str, which: int) -> None:

@@ -178,7 +178,7 @@ class Server:
     def start(self, name: str, application: str = "", program: Sequence[str] = (), **environment: str) -> Process:
         """Starts `web`, `worker` or `clock`, with `-anything` after it where there are several.
 
-        `application` stands in for web's own, `program` for `celery`. From now on the process is started
+        `application` stands in for web's own, `program` for `celery` or `granian`. From now on the process is started
         again whenever it ends.
         """
         role = name.partition("-")[0]

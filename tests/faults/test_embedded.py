@@ -25,7 +25,7 @@ from tests.waiting import wait_until
 from tests.witness import Witness
 
 pytestmark = pytest.mark.experiment
-PROCESSES = {"worker": "--queues executions", "web": "bloxserver.web"}
+PROCESSES = {"worker": "--queues executions", "web": "granian"}
 
 
 @pytest.fixture
