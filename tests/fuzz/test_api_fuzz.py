@@ -1,6 +1,7 @@
 """Hostile requests, made up from the OpenAPI document, find no 5xx and no answer that the document does not give.
 
-As a user and as nobody, in schemathesis's phases of examples, coverage and fuzzing. (Negative data is not always refused
+As a user and as nobody, in schemathesis's phases of examples, coverage and fuzzing; and as a user in calls that follow from
+each other. (Negative data is not always refused
 here, by contract: unknown keys at the top of a body are ignored.)
 
 `BLOX_FUZZ_CASES` says how many are made up for each operation: a few in CI, 500 with `make fuzz`.
@@ -17,7 +18,7 @@ import pytest
 import schemathesis
 from django.core.signals import request_finished, request_started
 from django.core.wsgi import get_wsgi_application
-from django.db import close_old_connections
+from django.db import close_old_connections, transaction
 from hypothesis import HealthCheck, Phase
 from hypothesis import settings as hypothesis_settings
 from pytest_django import Settings
@@ -29,6 +30,7 @@ from schemathesis.checks import (
     response_headers_conformance,
     response_schema_conformance,
     status_code_conformance,
+    use_after_free,
 )
 
 from accounts.models import Tier, User
@@ -40,6 +42,7 @@ CHECKS = [
     *(not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance),
     *(response_headers_conformance, ignored_auth),
 ]
+STEPS = 20  # calls in a row
 STREAMS = (
     "/api/v1/flows/{flowId}/executions/{executionId}/events"  # does not end by itself: tests/executions/test_events.py
 )
@@ -124,3 +127,32 @@ def test_a_made_up_request_of_nobodys_is_refused_as_the_document_says(
         # 400: it could not even be read; 404: an id of the wrong form is no path of this server's
         no_path = any(not _is_uuid(value) for value in case.path_parameters.values())
         assert response.status_code in {400, 401, 405, 406} | ({404} if no_path else set()), response.status_code
+
+
+@pytest.mark.django_db
+@pytest.mark.usefixtures("_one_connection")
+def test_calls_that_go_on_with_what_earlier_ones_gave_are_answered_as_the_document_says(
+    known: Known, settings: Settings
+) -> None:
+    """Creating, reading, changing and deleting in any order; schemathesis infers which operation's answer feeds which."""
+    settings.BLOX_ANONYMOUS_API_RATE = 1_000_000
+
+    class Workflow(schema.exclude(path=STREAMS, method="GET").as_state_machine()):  # type: ignore[misc]
+        def setup(self) -> None:
+            self.before = transaction.savepoint()  # each scenario begins with the same rows, as hypothesis expects
+
+        def teardown(self) -> None:
+            transaction.savepoint_rollback(self.before)
+
+        def step(self, input: Any) -> Any:
+            if not input.is_applied:  # nothing that was answered is in it
+                input.case.path_parameters = known.fill(dict(input.case.path_parameters or {}))
+            return super().step(input)
+
+        def get_call_kwargs(self, case: schemathesis.Case) -> dict[str, Any]:
+            return {"headers": {"Authorization": "Bearer dev:alice@shop.example"}}
+
+        def validate_response(self, response: Any, case: schemathesis.Case, **kwargs: Any) -> None:
+            case.validate_response(response, checks=[*CHECKS, use_after_free], **kwargs)
+
+    Workflow.run(settings=hypothesis_settings(made_up, stateful_step_count=STEPS))
