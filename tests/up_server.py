@@ -10,6 +10,7 @@ import time
 import urllib.request
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -46,6 +47,8 @@ class UpServer:
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
+            # As in a terminal: a shell that runs the tests in the background has SIGINT ignored.
+            preexec_fn=partial(signal.signal, signal.SIGINT, signal.default_int_handler),
         )
         threading.Thread(target=self._read, daemon=True).start()
 

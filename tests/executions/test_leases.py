@@ -57,7 +57,7 @@ def test_a_worker_that_lost_its_lease_writes_nothing(api: APIClient) -> None:
 def test_a_worker_whose_claim_a_crash_of_the_database_has_forgotten_writes_nothing(api: APIClient) -> None:
     execution = run(api, start(api, TRANSFORM))
     [forgotten] = claim("first", limit=1, holding=0)
-    queued = {"state": State.QUEUED, "due_at": timezone.now(), "claimed_at": None}
+    queued = {"state": State.QUEUED, "due_at": timezone.now() - timedelta(seconds=1), "claimed_at": None}
     Execution.objects.update(fence=0, lease_owner="", lease_until=None, deadline_at=None, **queued)
     [anew] = claim("first", limit=1, holding=0)
     assert anew.fence == forgotten.fence
