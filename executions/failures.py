@@ -9,9 +9,11 @@ A test run of the draft, and what was cancelled, is nobody's failure.
 
 import logging
 import time
+from itertools import takewhile
 from uuid import UUID
 
 from django.db import InterfaceError, OperationalError, transaction
+from django.db.models import Q
 from django.utils import timezone
 
 from executions.dispatch import ring_failure_bell
@@ -81,29 +83,38 @@ def pause_if_failing(flow_id: UUID) -> bool:
     flow = Flow.objects.filter(pk=flow_id).select_related("user").without_bodies().first()
     if flow is None or flow.status != FlowStatus.RUNNING:
         return False
-    last = _last_ends(flow)
-    if len(last) < FAILURES_IN_A_ROW or any(execution.status not in FAILED for execution in last):
+    failures, last = _failures_in_a_row(flow)
+    if failures < FAILURES_IN_A_ROW or last is None:
         return False
     with transaction.atomic():
-        if not fail_flow(flow=flow, message=_why_paused(flow, last[0])):
+        if not fail_flow(flow=flow, message=_why_paused(flow, last)):
             return False
         if flow.user.is_active:
-            FailureNotice.objects.create(execution=last[0], kind=NoticeKind.PAUSED, target=flow.user.email)
+            FailureNotice.objects.create(execution=last, kind=NoticeKind.PAUSED, target=flow.user.email)
             ring_failure_bell()
     return True
 
 
-def _last_ends(flow: Flow) -> list[Execution]:
-    """The latest ten ends of what the present deployment accepted; what an earlier one left behind says nothing of it.
+def _failures_in_a_row(flow: Flow) -> tuple[int, Execution | None]:
+    """How many failures there were since the flow's last success, and the latest of them; none beyond ten is looked for.
 
-    Nor does a step that a worker's death cut off (`on_crash: fail`): one death may cut off ten at once, and be nobody's
-    fault here. What has taken down three workers that it had to itself does.
+    Only what the present deployment accepted counts: what an earlier one left behind says nothing of it. One worker's
+    death may cut off ten steps at once (`on_crash: fail`), and counts once.
     """
     ends = Execution.objects.last_ended().filter(flow=flow, version_id=flow.deployed_version_id)
-    ends = ends.exclude(error_code=WORKER_LOST, crashes__lt=MAX_CRASHES)
     if flow.deployed_at is not None:
         ends = ends.filter(started_at__gte=flow.deployed_at, completed_at__gte=flow.deployed_at)
-    return list(ends.only("pk", "status", "error_message")[:FAILURES_IN_A_ROW])
+    ends = ends.only("pk", "status", "error_message", "completed_at")
+    cut_off = Q(error_code=WORKER_LOST, crashes__lt=MAX_CRASHES)
+
+    latest = list(ends.exclude(cut_off)[:FAILURES_IN_A_ROW])
+    failures = list(takewhile(lambda execution: execution.status in FAILED, latest))
+    lost = ends.filter(cut_off)
+    if len(failures) < len(latest):
+        lost = lost.filter(completed_at__gt=latest[len(failures)].completed_at)
+    deaths = lost.order_by().values("lost_owner").distinct()[:FAILURES_IN_A_ROW].count()
+    rows = [row for row in (*failures[:1], lost.first()) if row is not None]
+    return len(failures) + deaths, max(rows, key=lambda row: row.completed_at, default=None)
 
 
 def _why_paused(flow: Flow, last: Execution) -> str:

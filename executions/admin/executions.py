@@ -69,7 +69,7 @@ class ExecutionAdmin(ButtonsAdmin, LargeTableAdmin):
                 "fields": (
                     ("state", "due"),
                     ("lease_owner", "lease_until"),
-                    ("fence", "crashes"),
+                    ("fence", "crashes", "lost_owner"),
                     ("seconds_worked", "seconds_allowed", "deadline_at"),
                     ("priority", "depth", "scheduled_for"),
                 ),

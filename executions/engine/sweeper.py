@@ -41,7 +41,7 @@ def free_expired_leases() -> None:
             if row.cancel_requested_at is not None:
                 endings.end_unheld(row, endings.canceled(row.cancel_reason), now=timezone.now())
             elif crashes >= endings.MAX_CRASHES:
-                Execution.objects.filter(pk=row.pk).update(crashes=crashes)
+                Execution.objects.filter(pk=row.pk).update(crashes=crashes, lost_owner=row.lease_owner)
                 endings.end_unheld(row, endings.worker_lost(crashes), now=timezone.now())
             else:
                 Execution.objects.filter(pk=row.pk, fence=row.fence).update(
@@ -50,6 +50,7 @@ def free_expired_leases() -> None:
                     fence=row.fence + 1,
                     claim_alone=True,
                     crashes=crashes,
+                    lost_owner=row.lease_owner,
                     lease_owner="",
                     lease_until=None,
                     deadline_at=None,

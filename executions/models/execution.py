@@ -85,6 +85,9 @@ class Execution(models.Model):
     crashes = models.PositiveSmallIntegerField(
         default=0, help_text="Leases that expired while it had a worker to itself."
     )
+    lost_owner = models.CharField(
+        max_length=100, blank=True, default="", db_default="", help_text="The last worker whose lease on it expired."
+    )
     deadline_at = models.DateTimeField(
         null=True, blank=True, help_text="While worked on: when its seconds of work are used up."
     )

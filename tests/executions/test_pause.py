@@ -140,26 +140,46 @@ def test_cancellations_neither_count_nor_begin_the_count_anew(api: APIClient, dr
     assert status_of(api, flow)[0] == "error"
 
 
-def test_what_the_death_of_a_worker_cut_off_neither_counts_nor_begins_the_count_anew(
-    api: APIClient, drain: Drain, world: Witness
-) -> None:
+def test_one_death_of_a_worker_counts_once_whatever_it_cut_off(api: APIClient, drain: Drain, world: Witness) -> None:
     flow = start(api, POSTS.format(url=world.url))
     for _ in range(10):
         run(api, flow, {})
-    die_during_all(flow)
+    die_during_all(flow, worker="one")
     for _ in range(10):  # each is alone now
         drain()
     work_off_failures()
     assert Execution.objects.filter(error_code="worker_lost", crashes=0).count() == 10
     assert status_of(api, flow) == ("running", None)
-    runs(api, drain, flow, *[{}] * 9)
-    run(api, flow, {})
-    die_during_all(flow)
-    drain()
-    work_off_failures()
+    runs(api, drain, flow, *[{}] * 8)
     assert status_of(api, flow) == ("running", None)
     runs(api, drain, flow, {})
     assert status_of(api, flow)[0] == "error"
+
+
+def test_an_effect_that_kills_ten_workers_pauses_its_flow(api: APIClient, drain: Drain, world: Witness) -> None:
+    flow = start(api, POSTS.format(url=world.url))
+    for number in range(10):
+        assert status_of(api, flow) == ("running", None)
+        run(api, flow, {})
+        die_during_all(flow, worker=f"worker {number}")
+        drain()
+        work_off_failures()
+    status, message = status_of(api, flow)
+    assert status == "error"
+    assert message is not None
+    assert "10 failures in a row" in message
+
+
+def test_a_success_between_deaths_begins_the_count_anew(api: APIClient, drain: Drain, world: Witness) -> None:
+    flow = start(api, POSTS.format(url=world.url).replace("404", "{{ payload.status }}"))
+    for number in range(10):
+        if number == 5:
+            runs(api, drain, flow, {"status": 200})
+        run(api, flow, {"status": 404})
+        die_during_all(flow, worker=f"worker {number}")
+        drain()
+        work_off_failures()
+    assert status_of(api, flow) == ("running", None)
 
 
 def test_executions_that_take_down_three_workers_each_count(api: APIClient, drain: Drain) -> None:
@@ -175,9 +195,9 @@ def test_executions_that_take_down_three_workers_each_count(api: APIClient, drai
     assert status_of(api, flow)[0] == "error"
 
 
-def die_during_all(flow: str) -> None:
+def die_during_all(flow: str, worker: str) -> None:
     """Leave what a worker leaves that is killed while it POSTs for all that the flow has queued."""
-    for claimed in claim("dying", limit=100, holding=0):
+    for claimed in claim(worker, limit=100, holding=0):
         key = derive_key("", "", "post")
         step = Step(execution_id=claimed.pk, key=key, number=1, listener="post", block="blox.http")
         step.status, step.started_at = StepStatus.RUNNING, timezone.now()
