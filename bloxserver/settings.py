@@ -213,7 +213,8 @@ CELERY_WORKER_SOFT_SHUTDOWN_TIMEOUT = 25
 CELERY_WORKER_HIJACK_ROOT_LOGGER = False
 CELERY_WORKER_ENABLE_REMOTE_CONTROL = bool(REDIS_URL)  # `celery inspect`; embedded, one more queue to poll for nothing
 CELERY_BEAT_SCHEDULE = {
-    "tick": {"task": "triggers.tick", "schedule": 1.0, "options": {"queue": "clock", "expires": 1.0}},
+    # At whole seconds (`relative`), as the moments of schedules are: a tick just before would leave them to the next.
+    "tick": {"task": "triggers.tick", "schedule": 1.0, "relative": True, "options": {"queue": "clock", "expires": 1.0}},
     "sweep": {"task": "executions.sweep", "schedule": 1.0, "options": {"queue": "clock", "expires": 1.0}},
     # These take their time, so workers do them, not the clock.
     "fold tallies": {"task": "executions.fold_tallies", "schedule": 15.0, "options": {"expires": 15.0}},

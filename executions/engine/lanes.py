@@ -45,6 +45,13 @@ class Queued(NamedTuple):
     flow_limit: int | None
     due_at: datetime
     claim_alone: bool
+    fence: int
+    retry_of: UUID | None
+
+    @property
+    def has_record(self) -> bool:
+        """Whether steps may be on record: it was claimed before, or retries another."""
+        return self.fence > 0 or self.retry_of is not None
 
 
 @dataclass
@@ -192,7 +199,7 @@ _HEADS = """
 SELECT first.* FROM unnest(%(priorities)s::int[], %(users)s::uuid[], %(flows)s::uuid[], %(shares)s::int[])
     AS lane (priority, user_id, flow_id, share)
 CROSS JOIN LATERAL (
-    SELECT id, priority, user_id, flow_id, flow_limit, due_at, claim_alone FROM executions_execution
+    SELECT id, priority, user_id, flow_id, flow_limit, due_at, claim_alone, fence, retry_of FROM executions_execution
     WHERE state = 'queued' AND priority = lane.priority AND user_id = lane.user_id AND flow_id = lane.flow_id
         AND due_at <= statement_timestamp() AND (%(suspects)s OR NOT claim_alone)
     ORDER BY due_at LIMIT lane.share FOR UPDATE SKIP LOCKED

@@ -6,7 +6,7 @@ when a lease has run out.
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from threading import Event, Lock, Thread
@@ -77,13 +77,15 @@ class Claimed:
 # It is committed without waiting for the disk. A claim that a crash of the database forgets has not been: the execution is
 # queued again under its old fence, and its next claim is told from this one by its deadline. Where a write after it is on
 # disk (an effect under way, an end), so is the claim, by the order of the log.
+# Not to begin with UPDATE lets a pipeline send the COMMIT with it.
 _TAKE = """
+WITH quickly AS (SELECT set_config('synchronous_commit', 'off', true))
 UPDATE executions_execution AS e SET
     state = 'working', fence = e.fence + 1, lease_owner = %(owner)s,
     lease_until = statement_timestamp() + make_interval(secs => %(seconds)s),
     claimed_at = coalesce(e.claimed_at, statement_timestamp()), due_at = NULL,
     deadline_at = statement_timestamp() + make_interval(secs => greatest(0, e.seconds_allowed - e.seconds_worked))
-FROM executions_executionpayload AS payload, flows_flow AS flow, set_config('synchronous_commit', 'off', true)
+FROM executions_executionpayload AS payload, flows_flow AS flow, quickly
 WHERE e.id = ANY (%(ids)s) AND payload.execution_id = e.id AND flow.id = e.flow_id
 RETURNING e.id, e.fence, e.user_id, e.flow_id, flow.name, e.version_id, e.parent_id, e.retry_of, e.trigger_type, e.is_draft,
     e.started_at, e.claim_alone, e.seconds_allowed, e.seconds_worked, e.deadline_at,
@@ -137,18 +139,22 @@ def _claim_once(owner: str, *, limit: int, holding: int, priorities: list[int]) 
             candidates = [row for row in candidates if not row.claim_alone]
         if not candidates:
             return []
-        claimed = {each.pk: each for each in _take([row.id for row in candidates], owner)}
+        taken = _take([row.id for row in candidates], owner)
+        resumed = [row.id for row in candidates if row.has_record]
         # Under the same locks: a flow that is deleted at this moment waits, and a failure to load undoes the claim.
-        _load_record(claimed)
-        return [claimed[row.id] for row in candidates]
+        record = _load_record(resumed) if resumed else {}
+    claimed = {each.pk: each for each in (Claimed(*row) for row in taken)}
+    for pk, (steps, journal) in record.items():
+        claimed[pk].steps, claimed[pk].journal = steps, journal
+    return [claimed[row.id] for row in candidates]
 
 
-def _take(ids: list[UUID], owner: str) -> list[Claimed]:
-    """Make leases of queued rows that are locked."""
+def _take(ids: list[UUID], owner: str) -> Iterable[tuple[Any, ...]]:
+    """Make leases of queued rows that are locked: the values of `Claimed`, to be read once the claim is committed."""
     if connection.vendor == "postgresql":
-        with connection.cursor() as cursor:
-            cursor.execute(_TAKE, {"ids": ids, "owner": owner, "seconds": LEASE.total_seconds()})
-            return [Claimed(*row) for row in cursor.fetchall()]
+        cursor = connection.cursor()
+        cursor.execute(_TAKE, {"ids": ids, "owner": owner, "seconds": LEASE.total_seconds()})
+        return cursor
     rows = Execution.objects.filter(pk__in=ids)
     now = timezone.now()  # one file, one clock
     seconds = {
@@ -165,17 +171,17 @@ def _take(ids: list[UUID], owner: str) -> list[Claimed]:
         due_at=None,
         deadline_at=Case(*deadlines, output_field=DateTimeField()),
     )
-    return [Claimed(*row) for row in rows.values_list(*_COLUMNS)]
+    return list(rows.values_list(*_COLUMNS))
 
 
-def _load_record(claimed: dict[UUID, Claimed]) -> None:
-    """The steps and the journal of those that have any: what was claimed before, or retries another."""
-    resumed = [row.pk for row in claimed.values() if row.fence > 1 or row.retry_of]
-    if resumed:
-        for step in Step.objects.filter(execution__in=resumed).select_related("large_output").order_by("number"):
-            claimed[step.execution_id].steps.append(step)
-        for entry in JournalEntry.objects.filter(execution__in=resumed):
-            claimed[entry.execution_id].journal.append(entry)
+def _load_record(ids: list[UUID]) -> dict[UUID, tuple[list[Step], list[JournalEntry]]]:
+    """The steps and the journal of each."""
+    record: dict[UUID, tuple[list[Step], list[JournalEntry]]] = {pk: ([], []) for pk in ids}
+    for step in Step.objects.filter(execution__in=ids).select_related("large_output").order_by("number"):
+        record[step.execution_id][0].append(step)
+    for entry in JournalEntry.objects.filter(execution__in=ids):
+        record[entry.execution_id][1].append(entry)
+    return record
 
 
 @dataclass(frozen=True, slots=True)
