@@ -10,6 +10,7 @@ A test run of the draft, and what was cancelled, is nobody's failure.
 import logging
 import time
 from itertools import takewhile
+from operator import attrgetter
 from uuid import UUID
 
 from django.db import InterfaceError, OperationalError, transaction
@@ -114,7 +115,7 @@ def _failures_in_a_row(flow: Flow) -> tuple[int, Execution | None]:
         lost = lost.filter(completed_at__gt=latest[len(failures)].completed_at)
     deaths = lost.order_by().values("lost_owner").distinct()[:FAILURES_IN_A_ROW].count()
     rows = [row for row in (*failures[:1], lost.first()) if row is not None]
-    return len(failures) + deaths, max(rows, key=lambda row: row.completed_at, default=None)
+    return len(failures) + deaths, max(rows, key=attrgetter("completed_at"), default=None)
 
 
 def _why_paused(flow: Flow, last: Execution) -> str:

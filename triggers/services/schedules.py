@@ -5,8 +5,10 @@ A trigger that is armed has a `next_moment` (what its cron says) and a `next_fir
 
 import logging
 from datetime import UTC, datetime
+from typing import Any
 
 from bloxserver.core import json_text
+from executions.models import TriggerType
 from flows.models import Flow, FlowStatus
 from triggers import cron
 from triggers.config import ScheduleConfig, read_config
@@ -20,7 +22,7 @@ def arm(trigger: Trigger, *, flow: Flow, now: datetime) -> None:
     """Set, without saving, when `trigger` fires next: not at all unless it is an enabled schedule of a running flow."""
     trigger.next_moment = trigger.next_fire_at = None
     if trigger.type == "schedule" and trigger.enabled and flow.status == FlowStatus.RUNNING:
-        config = schedule_config(trigger)
+        config = schedule_config(trigger.config)
         _set_next(trigger, config, config.schedule.next(now))
 
 
@@ -47,7 +49,7 @@ def disarm_flow(*, flow: Flow) -> None:
 
 def preview(trigger: Trigger, *, now: datetime, count: int = 5) -> list[datetime]:
     """When this schedule fires next, `count` times, or would if it were enabled and its flow ran."""
-    config = schedule_config(trigger)
+    config = schedule_config(trigger.config)
     offset = cron.offset(trigger.pk, config.jitter)
     upcoming = config.schedule.first(count, after=now - offset)
     if trigger.next_moment is not None and trigger.next_moment not in upcoming:  # due, or waiting out its jitter
@@ -55,9 +57,9 @@ def preview(trigger: Trigger, *, now: datetime, count: int = 5) -> list[datetime
     return [moment + offset for moment in upcoming]
 
 
-def schedule_config(trigger: Trigger) -> ScheduleConfig:
-    """Raises `InvalidTriggerConfig`."""
-    config = read_config(trigger.type, trigger.config)
+def schedule_config(values: dict[str, Any]) -> ScheduleConfig:
+    """A schedule's `config`. Raises `InvalidTriggerConfig`."""
+    config = read_config(TriggerType.SCHEDULE, values)
     assert isinstance(config, ScheduleConfig)
     return config
 
