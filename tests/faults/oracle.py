@@ -6,7 +6,7 @@ I3  no effect began after its step was on record as finished
 I4  a step's effect happened again only if a fault lay between: it was under way when its worker or the database went.
     A POST never did: no flow of the experiments consents to that
 I5  each moment of a schedule is on record once, and no other is
-I6  nothing was held as being worked on without a lease that lives
+I6  nothing was held as being worked on without a lease that lives, but while no sweep could come
 I7  no answer 5xx, and none missing, but in a declared stop; no traceback in a log that the fault does not explain
 I8  no writer was heard whose lease was gone: fences grow, what has ended or finished does not change
 """
@@ -113,8 +113,8 @@ def judge(evidence: Evidence, records: Records) -> None:
     _all_have_ended(evidence, records.executions)
     _effects_once(evidence, records.steps, {id for id, *_ in records.executions})
     _moments_once(evidence)
-    away = [fault for fault in evidence.faults if fault.target == "database"]
-    _say(evidence, "I6", [text for at, text in evidence.overdue if not any(fault.hits(at, at) for fault in away)])
+    unswept = [fault for fault in evidence.faults if fault.target in ("database", "redis", "clock")]
+    _say(evidence, "I6", [text for at, text in evidence.overdue if not any(fault.hits(at, at) for fault in unswept)])
     _answers_are_good(evidence)
     _say(evidence, "I7", unexplained_tracebacks(evidence.logs, evidence.explained))
     _say(evidence, "I8", records.audit)
