@@ -13,7 +13,6 @@ from django.utils import timezone
 from rest_framework.test import APIClient
 
 from executions.engine.leases import claim
-from executions.engine.sweeper import sweep
 from executions.models import Execution, FailureNotice, State
 from executions.notices import work_off_failures
 from tests.executions.flows import result, run, start, trace, wake
@@ -115,28 +114,6 @@ def test_a_time_out_ends_what_was_called(api: APIClient, drain: Drain, world: Wi
     work_off_failures()
     assert result(execution) == ("timeout", "timeout")
     assert result(only_child(execution)) == ("error", "canceled")
-
-
-def test_what_a_dead_worker_had_waited_for_is_known(
-    api: APIClient, drain: Drain, world: Witness, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    other = f'  - {{name: other, handler: blox.http, config: {{url: "{world.url}/slow?s=3"}}}}\n'
-    execution = run(api, start(api, beside(other, start(api, WAIT)), "  timeout: 2\n"))
-    monkeypatch.setattr("executions.engine.run.ExecutionRun._end", lambda *_: _never())
-    drain()
-    [step] = trace(api, execution)["call"]
-    assert step["status"] == "waiting"
-
-    cancel(api, execution)  # which its worker would have to see to
-    Execution.objects.filter(pk=execution.pk).update(lease_until=timezone.now() - timedelta(seconds=1))
-    sweep()
-    work_off_failures()
-
-    assert result(execution) == result(only_child(execution)) == ("error", "canceled")
-
-
-async def _never() -> None:
-    """The worker is gone before it writes."""
 
 
 @pytest.mark.parametrize(("minutes", "seconds"), [(0, 30), (5, 300), (600, 900)])
