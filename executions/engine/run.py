@@ -87,6 +87,7 @@ class ExecutionRun:
         self._lost = False
         self._closing = False
         self._main: asyncio.Task[Any] | None = None
+        self._forget_earlier_failures()
 
     @cached_property
     def random(self) -> Random:
@@ -362,11 +363,12 @@ class ExecutionRun:
         self.journal[entry.step_key, entry.position] = entry
         self._unsaved_journal.append(entry)
 
-    def forget_failures_below(self, key: str) -> None:
-        """Before a block's next attempt: what failed in the scopes it called is to be tried again."""
+    def forget_failures_below(self, key: str, *, until: datetime | None = None) -> None:
+        """Before a block's next attempt: what failed in the scopes it called (until then) is to be tried again."""
         for step in [step for step in self.recorded.values() if step.scope.startswith(f"{key}:")]:
-            self.forget_failures_below(step.key)
-            if step.status == StepStatus.ERROR and not step.sent_to:
+            self.forget_failures_below(step.key, until=until)
+            is_late = until is not None and step.completed_at is not None and step.completed_at > until
+            if step.status == StepStatus.ERROR and not step.sent_to and not is_late:
                 # A new step in the same row. Its attempts are counted on, since what it called is known by them.
                 self.recorded[step.key] = Step(
                     id=step.id,
@@ -375,6 +377,12 @@ class ExecutionRun:
                     started_at=timezone.now(),
                     **_origin(step),
                 )
+
+    def _forget_earlier_failures(self) -> None:
+        """Forgetting writes nothing, so a run that parked, or died, before the next attempt has left the failures on record."""
+        for step in self.claimed.steps:
+            if step.failures and step.completed_at is None:
+                self.forget_failures_below(step.key, until=datetime.fromisoformat(step.failures[-1]["at"]))
 
     async def flush(self) -> None:
         """Commit what has not been written."""
