@@ -27,6 +27,7 @@ from executions.engine.steps import Outcome, StepFailed, StepRunner
 from executions.engine.store import Change, LeaseLost, Store, Transaction
 from executions.engine.turns import Turns
 from executions.models import Execution, ExecutionStatus, JournalEntry, State, Step, StepStatus
+from executions.services.cancellation import cancel_called_by
 from flows.organism.spec import Organism
 
 logger = logging.getLogger(__name__)
@@ -86,6 +87,7 @@ class ExecutionRun:
         self._lost = False
         self._closing = False
         self._main: asyncio.Task[Any] | None = None
+        self._forget_earlier_failures()
 
     @cached_property
     def random(self) -> Random:
@@ -255,8 +257,7 @@ class ExecutionRun:
         except StepFailed:
             called_off = [*tasks.values(), *ready]
             await self._call_off(tasks)
-            for delivery in called_off:
-                self._drop(delivery.key)
+            await self._drop([step for delivery in called_off for step in self._unfinished_at(delivery.key)])
             raise
         finally:
             await self._call_off(tasks)
@@ -285,11 +286,31 @@ class ExecutionRun:
             self.turns.over()
         tasks.clear()
 
-    def _drop(self, key: str) -> None:
-        """End what a failed scope leaves unfinished: nothing will deliver it again, also after a park."""
-        for inner in [step.key for step in self._unfinished.values() if step.scope.startswith(f"{key}:")]:
-            self._drop(inner)
-        if (step := self._unfinished.get(key)) is not None:
+    def _unfinished_at(self, key: str) -> list[Step]:
+        """The step of that key and those in the scopes that it called, as far as they have not ended."""
+        inner = [step.key for step in self._unfinished.values() if step.scope.startswith(f"{key}:")]
+        steps = [step for each in inner for step in self._unfinished_at(each)]
+        return [*steps, self._unfinished[key]] if key in self._unfinished else steps
+
+    async def _drop(self, steps: list[Step]) -> None:
+        """End what a failed scope leaves unfinished: nothing will deliver it again, also after a park.
+
+        What it had called is cancelled before that is on record. So whatever cuts this off, the scope is met again, and
+        fails and cancels again. A flow may have been called that only the database knows of: by a delivery that was
+        called off amid the call, whose commit the flush comes after.
+        """
+        if not steps:
+            return
+        cancel = partial(
+            cancel_called_by, execution_id=self.claimed.pk, steps=[step.key for step in steps], now=timezone.now()
+        )
+        self.turns.take()
+        try:
+            await self.flush()
+            await self.store.call_patiently(cancel)
+        finally:
+            self.turns.over()
+        for step in steps:
             step.status, step.due_at, step.completed_at = StepStatus.ERROR, None, timezone.now()
             step.error, step.error_code = "Dropped, since what ran beside it failed.", "dropped"
             self.finish(step)
@@ -342,15 +363,26 @@ class ExecutionRun:
         self.journal[entry.step_key, entry.position] = entry
         self._unsaved_journal.append(entry)
 
-    def forget_failures_below(self, key: str) -> None:
-        """Before a block's next attempt: what failed in the scopes it called is to be tried again."""
+    def forget_failures_below(self, key: str, *, until: datetime | None = None) -> None:
+        """Before a block's next attempt: what failed in the scopes it called (until then) is to be tried again."""
         for step in [step for step in self.recorded.values() if step.scope.startswith(f"{key}:")]:
-            self.forget_failures_below(step.key)
-            if step.status == StepStatus.ERROR and not step.sent_to:
-                # A new step in the same row.
+            self.forget_failures_below(step.key, until=until)
+            is_late = until is not None and step.completed_at is not None and step.completed_at > until
+            if step.status == StepStatus.ERROR and not step.sent_to and not is_late:
+                # A new step in the same row. Its attempts are counted on, since what it called is known by them.
                 self.recorded[step.key] = Step(
-                    id=step.id, status=StepStatus.WAITING, started_at=timezone.now(), **_origin(step)
+                    id=step.id,
+                    status=StepStatus.WAITING,
+                    attempt=step.attempt + 1,
+                    started_at=timezone.now(),
+                    **_origin(step),
                 )
+
+    def _forget_earlier_failures(self) -> None:
+        """Forgetting writes nothing, so a run that parked, or died, before the next attempt has left the failures on record."""
+        for step in self.claimed.steps:
+            if step.failures and step.completed_at is None:
+                self.forget_failures_below(step.key, until=datetime.fromisoformat(step.failures[-1]["at"]))
 
     async def flush(self) -> None:
         """Commit what has not been written."""

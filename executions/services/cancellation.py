@@ -1,17 +1,17 @@
 """Ending an execution that somebody does not want any more, or nobody waits for any more."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from datetime import datetime
 from uuid import UUID
 
 from django.db import transaction
-from django.db.models import Exists, OuterRef
+from django.db.models import Exists, OuterRef, QuerySet
 
 from bloxserver.core import json_text
 from executions import endings
 from executions.errors import ExecutionEnded
-from executions.models import START_FLOW, Execution, State, Step
+from executions.models import START_FLOW, Execution, JournalEntry, State, Step
 
 
 def cancel_execution(*, execution: Execution, by: str, now: datetime) -> Execution:
@@ -51,6 +51,17 @@ def cancel_called(*, ended: Execution, now: datetime) -> None:
     transaction of its own that locks its row alone, so this can wait for others in no circle; all of it may be repeated.
     """
     waiting = Step.objects.led_nowhere().filter(execution=OuterRef("execution_id"), key=OuterRef("step_key"))
-    calls = ended.journal.filter(Exists(waiting), kind=START_FLOW).values_list("value", flat=True)
-    if called := [UUID(json_text.loads(value)) for value in calls]:
-        cancel_all(called, by=f"the end of execution {ended.pk}, which had called it", now=now)
+    calls = ended.journal.filter(Exists(waiting), kind=START_FLOW)
+    _cancel_started(calls, by=f"the end of execution {ended.pk}, which had called it", now=now)
+
+
+def cancel_called_by(*, execution_id: UUID, steps: Collection[str], now: datetime) -> None:
+    """Cancel what these steps, by key, had called, of an execution that goes on without them. May be repeated too."""
+    calls = JournalEntry.objects.filter(execution=execution_id, step_key__in=steps, kind=START_FLOW)
+    by = f"a failure in execution {execution_id}, beside the step that had called it"
+    _cancel_started(calls, by=by, now=now)
+
+
+def _cancel_started(calls: QuerySet[JournalEntry], *, by: str, now: datetime) -> None:
+    if called := [UUID(json_text.loads(value)) for value in calls.values_list("value", flat=True)]:
+        cancel_all(called, by=by, now=now)

@@ -47,6 +47,19 @@ def test_a_signal_that_comes_twice_at_once_still_lets_the_processes_finish(serve
 
 
 @pytest.mark.once
+def test_a_worker_stands_back_for_web_and_clock(server: UpServer) -> None:
+    server.start()
+    server.wait_until_ready()
+    ours, most = os.getpriority(os.PRIO_PROCESS, 0), 19
+
+    def niceness(part_of_command: str) -> set[int]:
+        return {os.getpriority(os.PRIO_PROCESS, pid) for pid in server.pids(part_of_command)}
+
+    assert niceness("--queues executions") == {min(ours + 5, most)}
+    assert niceness("--queues clock") == niceness("granian") == {ours}
+
+
+@pytest.mark.once
 def test_each_line_of_output_says_which_process_wrote_it(server: UpServer) -> None:
     server.start()
     server.wait_until_ready()

@@ -13,7 +13,6 @@ from django.utils import timezone
 from rest_framework.test import APIClient
 
 from executions.engine.leases import claim
-from executions.engine.sweeper import sweep
 from executions.models import Execution, FailureNotice, State
 from executions.notices import work_off_failures
 from tests.executions.flows import result, run, start, trace, wake
@@ -108,6 +107,46 @@ def test_a_failure_beside_the_call_ends_what_was_called(api: APIClient, drain: D
     assert result(called) == ("error", "canceled")
 
 
+def items(flow: str, *, seconds: float = 0.3, **more: str) -> str:
+    """A flow that calls `flow` for an item, fails that item so many seconds later, and goes on."""
+    settings = "".join(f", {key}: {value}" for key, value in more.items())
+    return f"""\
+  - {{name: every, handler: blox.for_each, config: {{items: [1], each: split}}, peers: [split], on_error: after{settings}}}
+{beside(f"  - {{name: other, handler: blox.delay, config: {{seconds: {seconds}}}, peers: [no]}}", flow)}
+  - {{name: no, handler: blox.fail, config: {{message: no}}}}
+  - {{name: after, handler: blox.delay, config: {{seconds: 600}}}}
+"""
+
+
+@pytest.mark.parametrize("seconds", [0.3, 0])
+def test_a_failure_beside_the_call_ends_what_was_called_though_the_execution_goes_on(
+    api: APIClient, drain: Drain, seconds: float
+) -> None:
+    """Also where it comes while the flow is being called."""
+    execution = run(api, start(api, items(start(api, WAIT), seconds=seconds)))
+    drain()
+    called = only_child(execution)
+    assert result(called) == ("error", "canceled")
+    called.refresh_from_db()
+    assert called.error_message == (
+        f"Canceled by a failure in execution {execution.pk}, beside the step that had called it."
+    )
+    execution.refresh_from_db()
+    assert execution.state == State.PARKED
+    [step] = trace(api, execution)["call"]
+    assert (step["status"], step["errorCode"]) == ("error", "dropped")
+
+
+def test_an_item_that_is_tried_again_calls_its_flow_again(api: APIClient, drain: Drain) -> None:
+    retry = "{max_attempts: 2, backoff: 1, max_delay: 0.1}"
+    execution = run(api, start(api, items(start(api, WAIT), retry=retry)))
+    drain()
+    called = Execution.objects.filter(parent_id=execution.pk)
+    assert [result(each) for each in called] == [("error", "canceled")] * 2
+    [step] = trace(api, execution)["every"]
+    assert step["error"] == "Item 0: no: no"
+
+
 def test_a_time_out_ends_what_was_called(api: APIClient, drain: Drain, world: Witness) -> None:
     other = f'  - {{name: other, handler: blox.http, config: {{url: "{world.url}/slow?s=5"}}}}\n'
     execution = run(api, start(api, beside(other, start(api, WAIT)), "  timeout: 2\n"))
@@ -115,28 +154,6 @@ def test_a_time_out_ends_what_was_called(api: APIClient, drain: Drain, world: Wi
     work_off_failures()
     assert result(execution) == ("timeout", "timeout")
     assert result(only_child(execution)) == ("error", "canceled")
-
-
-def test_what_a_dead_worker_had_waited_for_is_known(
-    api: APIClient, drain: Drain, world: Witness, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    other = f'  - {{name: other, handler: blox.http, config: {{url: "{world.url}/slow?s=3"}}}}\n'
-    execution = run(api, start(api, beside(other, start(api, WAIT)), "  timeout: 2\n"))
-    monkeypatch.setattr("executions.engine.run.ExecutionRun._end", lambda *_: _never())
-    drain()
-    [step] = trace(api, execution)["call"]
-    assert step["status"] == "waiting"
-
-    cancel(api, execution)  # which its worker would have to see to
-    Execution.objects.filter(pk=execution.pk).update(lease_until=timezone.now() - timedelta(seconds=1))
-    sweep()
-    work_off_failures()
-
-    assert result(execution) == result(only_child(execution)) == ("error", "canceled")
-
-
-async def _never() -> None:
-    """The worker is gone before it writes."""
 
 
 @pytest.mark.parametrize(("minutes", "seconds"), [(0, 30), (5, 300), (600, 900)])

@@ -97,6 +97,34 @@ def test_a_for_each_with_a_retry_tries_its_failed_items_again(api: APIClient, dr
     assert sorted(world.by_key().values()) == [1, 2]
 
 
+def test_a_for_each_that_parks_before_its_retry_tries_its_failed_items_again_too(
+    api: APIClient, drain: Drain, world: Witness
+) -> None:
+    flow = start(
+        api,
+        f"""\
+  - name: every
+    handler: blox.for_each
+    config: {{items: [1], each: fetch}}
+    peers: [fetch]
+    retry: {{max_attempts: 3, backoff: 10}}
+  - name: fetch
+    handler: blox.http
+    config: {{url: "{world.url}/flaky/3"}}
+    retry: {{max_attempts: 1}}
+    peers: [status]
+  - {{name: status, handler: blox.transform, config: {{value: "{{{{ payload.status }}}}"}}}}
+""",
+    )
+    execution = run(api, flow)
+    drain()
+    assert len(world.calls) == 2
+    wake(execution)
+    drain()
+    assert result(execution) == ("success", [200])
+    assert len(world.calls) == 3
+
+
 def test_a_step_that_is_tried_again_may_give_a_large_output(api: APIClient, drain: Drain, world: Witness) -> None:
     flow = start(
         api,

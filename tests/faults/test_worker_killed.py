@@ -8,7 +8,8 @@ from rest_framework.test import APIClient
 from executions.dispatch import ring_bell
 from executions.engine.sweeper import sweep
 from executions.models import Approval, Execution, State
-from tests.executions.flows import result, run, start
+from executions.notices import work_off_failures
+from tests.executions.flows import result, run, start, trace
 from tests.faults.processes import worker
 from tests.waiting import wait_until
 from tests.witness import Witness
@@ -64,3 +65,32 @@ def test_a_killed_workers_step_waits_for_a_decision_where_its_listener_says_ask(
         sweep_until(all_ended)
     assert result(execution) == ("success", {"paid": True})
     assert len(world.paths()) == 1
+
+
+def test_what_a_killed_worker_had_called_ends_with_its_canceled_caller(api: APIClient, world: Witness) -> None:
+    called = start(api, "  - {name: wait, handler: blox.delay, config: {seconds: 600}}\n")
+    calls = """\
+  - {{name: split, handler: blox.transform, config: {{value: 1}}, peers: [call, slow]}}
+  - {{name: call, handler: blox.call_flow, config: {{flow: {flow}}}}}
+  - {{name: slow, handler: blox.http, config: {{url: "{url}/slow?s=30"}}}}
+"""
+    flow = start(api, calls.format(flow=called, url=world.url))
+
+    def is_under_way(execution: Execution) -> bool:
+        call = trace(api, execution).get("call")
+        return call is not None and call[0]["status"] == "waiting" and len(world.paths()) == 1
+
+    with worker() as doomed:
+        execution = run(api, flow)
+        wait_until(lambda: is_under_way(execution))
+        doomed.kill()
+    answer = api.post(f"/api/v1/flows/{flow}/executions/{execution.pk}/cancel")
+    assert answer.status_code == 200, answer.json()
+    assert answer.json()["status"] == "running"  # its worker would have to see to it
+
+    def all_seen_to() -> bool:
+        work_off_failures()  # a clock's work, of which there is none here
+        return all_ended()
+
+    sweep_until(all_seen_to)
+    assert result(execution) == result(Execution.objects.get(parent_id=execution.pk)) == ("error", "canceled")
