@@ -177,21 +177,21 @@ def test_e21_a_roll_out_from_the_release_before(old: Path, begin: Begin, server:
             server.start(name, code=old)
         server.ready()
         with some_load(trial) as load:
-            trial.let_work(scaled(200, least=20))
+            trial.let_work(scaled(200, least=10))
             early = [server.start(name) for name in ("worker-3", "clock-3")]
             wait_until(lambda: all(undone[0] in process.output() for process in early))
-            trial.let_work(scaled(200, least=20))
+            trial.let_work(scaled(200, least=10))
             assert [len(process.group()) for process in early] == [1, 1]  # they wait, and do nothing
 
             server.run("manage.py", "migrate", "--verbosity=0")
             server.ready()  # those that waited too
-            trial.let_work(scaled(200, least=20))
+            trial.let_work(scaled(200, least=10))
             trial.kill("worker-1")
-            trial.let_work(scaled(200, least=20))
+            trial.let_work(scaled(200, least=10))
 
             replace(trial, *RUNNING)
             replace(trial, "worker-1", code=old)
-            trial.let_work(scaled(200, least=20))
+            trial.let_work(scaled(200, least=10))
             replace(trial, "worker-1")
             wait_until(lambda: len(load.accepted()) >= scaled(800, least=60))
         trial.remark(", ".join(undone))
