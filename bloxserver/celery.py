@@ -9,6 +9,7 @@ from celery.signals import beat_embedded_init, celeryd_after_setup, task_prerun,
 from django.conf import settings
 from django.db import close_old_connections
 
+from bloxserver.core.database import wait_for_migrations
 from bloxserver.core.garbage import leave_alone_what_is_loaded
 from bloxserver.core.supervisor import die_with_parent
 
@@ -21,6 +22,13 @@ warnings.filterwarnings("ignore", message="You're running the worker with superu
 app = Celery("bloxserver")
 app.config_from_object("django.conf:settings", namespace="CELERY")
 app.autodiscover_tasks()
+
+
+# Of a release that is newer than the database: every query would fail, a hundred lines a second, and the bells that it takes
+# would ring in vain. Celery goes on when this is through, so nobody has to start it again.
+@worker_init.connect
+def _wait_for_migrations(**kwargs: Any) -> None:
+    wait_for_migrations()
 
 
 # Before it forks a child or beat: a collector that goes through all that was loaded writes to all of it, and what is written to

@@ -11,11 +11,11 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 
 from django.conf import settings
 from django.db import connection
-from django.db.migrations.executor import MigrationExecutor
 from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed, JsonResponse
 
 from bloxserver import metrics
 from bloxserver.celery import app
+from bloxserver.core.database import missing_migrations
 
 logger = logging.getLogger(__name__)
 
@@ -32,9 +32,7 @@ def check_database() -> None:
 
 
 def check_migrations() -> None:
-    executor = MigrationExecutor(connection)
-    missing = executor.migration_plan(executor.loader.graph.leaf_nodes())
-    if missing:
+    if missing := missing_migrations():
         raise PartDown(f"{len(missing)} migrations are not applied: run `manage.py migrate`.")
 
 

@@ -22,12 +22,14 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 class Process:
     """A process with all that it starts, as one group. Its output is added to the file `log`."""
 
-    def __init__(self, command: list[str], environment: Mapping[str, str], log: Path) -> None:
+    def __init__(
+        self, command: list[str], environment: Mapping[str, str], log: Path, *, cwd: Path = REPOSITORY
+    ) -> None:
         self.log = log
         with open(log, "ab") as file:
             self._popen = subprocess.Popen(
                 command,
-                cwd=REPOSITORY,
+                cwd=cwd,
                 env=environment,
                 stdout=file,
                 stderr=subprocess.STDOUT,

@@ -114,7 +114,7 @@ class Server:
         self.environment = {
             "PATH": os.environ["PATH"],
             "PYTHONUNBUFFERED": "1",
-            "PYTHONPATH": os.pathsep.join([str(folder / "packages"), str(REPOSITORY)]),
+            "PYTHONPATH": self._python_path(REPOSITORY),
             "DJANGO_SETTINGS_MODULE": "bloxserver.settings",
             "BLOX_ENV_FILE": os.devnull,
             "BLOX_VAR_DIR": str(folder / "var"),
@@ -132,7 +132,7 @@ class Server:
         self.marks = folder / "marks"  # of `bad_blocks.py`
         self.processes: dict[str, Process] = {}
         self.ends: list[tuple[str, float]] = []  # which process was found ended, and started again, when
-        self._commands: dict[str, tuple[list[str], dict[str, str]]] = {}
+        self._commands: dict[str, tuple[list[str], dict[str, str], Path]] = {}
         self._special: set[str] = set()  # the names of those that are not as they are by default
         self._lock = Lock()
         self._over = Event()
@@ -175,11 +175,19 @@ class Server:
         return f"  - {{name: bad, handler: acme.bad, config: {{do: {do}, marks: {self.marks}}}}}\n"
 
     # Processes -------------------------------------------------------------------------------------------------------
-    def start(self, name: str, application: str = "", program: Sequence[str] = (), **environment: str) -> Process:
+    def start(
+        self,
+        name: str,
+        application: str = "",
+        program: Sequence[str] = (),
+        *,
+        code: Path = REPOSITORY,
+        **environment: str,
+    ) -> Process:
         """Starts `web`, `worker` or `clock`, with `-anything` after it where there are several.
 
-        `application` stands in for web's own, `program` for `celery` or `granian`. From now on the process is started
-        again whenever it ends.
+        `application` stands in for web's own, `program` for `celery` or `granian`; `code` is the folder whose code it
+        runs. From now on the process is started again whenever it ends.
         """
         role = name.partition("-")[0]
         with override_settings(PORT=self.port, BLOX_HOST="127.0.0.1", BLOX_WEB_PROCESSES=1):
@@ -190,10 +198,12 @@ class Server:
             command[:1] = program
         if role != "web":
             command[command.index("--hostname") + 1] = f"{name}@%h"
+        if code != REPOSITORY:
+            environment["PYTHONPATH"] = self._python_path(code)
         with self._lock:
             if application or environment:
                 self._special.add(name)
-            self._commands[name] = command, self.environment | environment
+            self._commands[name] = command, self.environment | environment, code
             return self._launch(name)
 
     def restore(self, *names: str) -> None:
@@ -235,9 +245,12 @@ class Server:
         return sorted(self.folder.glob("*.log"))
 
     def _launch(self, name: str) -> Process:
-        command, environment = self._commands[name]
-        process = self.processes[name] = Process(command, environment, self.folder / f"{name}.log")
+        command, environment, code = self._commands[name]
+        process = self.processes[name] = Process(command, environment, self.folder / f"{name}.log", cwd=code)
         return process
+
+    def _python_path(self, code: Path) -> str:
+        return os.pathsep.join([str(self.folder / "packages"), str(code)])
 
     def _is_ready(self) -> bool:
         # A pool has forked its child, and a clock its beat, by the time that it consumes.

@@ -9,10 +9,10 @@ from typing import Any
 from django.conf import settings
 from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError, CommandParser
-from django.db import OperationalError, connection, connections
-from django.db.migrations.executor import MigrationExecutor
+from django.db import OperationalError, connections
 
 from bloxserver.core import supervisor
+from bloxserver.core.database import missing_migrations
 from bloxserver.core.processes import COMMANDS
 
 
@@ -43,12 +43,11 @@ class Command(BaseCommand):
 
     def migrate(self) -> None:
         try:
-            executor = MigrationExecutor(connection)
+            missing = missing_migrations()
         except OperationalError as error:
             raise CommandError(f"The database does not answer: {str(error).strip()}") from error
-        plan = executor.migration_plan(executor.loader.graph.leaf_nodes())
-        if plan:
-            self.stdout.write(f"Preparing the database ({len(plan)} migrations) ...")
+        if missing:
+            self.stdout.write(f"Preparing the database ({len(missing)} migrations) ...")
             call_command("migrate", verbosity=0, interactive=False)
 
 

@@ -1,0 +1,47 @@
+"""What a process does that meets another schema than its own."""
+
+import subprocess
+import sys
+
+import pytest
+from django.db import connection
+from django.db.migrations.recorder import MigrationRecorder
+
+from bloxserver.core.database import missing_migrations
+from tests.up_server import REPOSITORY, UpServer
+
+
+@pytest.mark.django_db
+def test_what_the_database_has_not_had_is_named() -> None:
+    MigrationRecorder(connection).record_unapplied("sessions", "0001_initial")
+    assert missing_migrations() == ["sessions.0001_initial"]
+
+
+@pytest.mark.django_db
+def test_what_the_database_has_had_of_a_later_release_does_not_count() -> None:
+    MigrationRecorder(connection).record_applied("sessions", "9999_later")
+    assert missing_migrations() == []
+
+
+@pytest.mark.once
+@pytest.mark.processes
+@pytest.mark.parametrize("name", ["worker", "clock"])
+def test_a_worker_or_clock_waits_for_the_migrations_and_then_begins(server: UpServer, name: str) -> None:
+    server.start(sys.executable, "manage.py", "start", name)
+    server.wait_for(lambda: "The database lacks" in server.output)
+    assert "sessions.0001_initial" in server.output
+    assert len(server.pids()) == 1  # no pool, no beat
+    migrate = [sys.executable, "manage.py", "migrate", "--verbosity=0"]
+    subprocess.run(migrate, cwd=REPOSITORY, env=server.environment, check=True)
+    server.wait_for(lambda: len(server.pids()) == 2)
+    assert "Traceback" not in server.output
+
+
+@pytest.mark.once
+@pytest.mark.processes
+def test_a_worker_waits_for_a_database_that_does_not_answer(server: UpServer) -> None:
+    server.environment["DATABASE_URL"] = "postgres://blox@127.0.0.1:9/blox"
+    server.start(sys.executable, "manage.py", "start", "worker")
+    server.wait_for(lambda: "The database does not answer" in server.output)
+    assert len(server.pids()) == 1
+    assert "Traceback" not in server.output
