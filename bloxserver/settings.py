@@ -211,7 +211,8 @@ CELERY_WORKER_CANCEL_LONG_RUNNING_TASKS_ON_CONNECTION_LOSS = True  # none is: ac
 CELERY_DB_REUSE_MAX = 10_000  # else Celery closes the database connection after every task
 CELERY_WORKER_SOFT_SHUTDOWN_TIMEOUT = 25
 CELERY_WORKER_HIJACK_ROOT_LOGGER = False
-# Of `celery inspect`. Its mailbox deletes its queue when it closes, and where Redis has just gone, kombu 5.7 then ends the worker.
+# What `celery inspect` asks, which nobody needs here: closing its mailbox deletes a queue, in a Redis that may just have gone,
+# and kombu 5.7 can end the worker at that.
 CELERY_WORKER_ENABLE_REMOTE_CONTROL = False
 CELERY_BEAT_SCHEDULE = {
     # At whole seconds (`relative`), as the moments of schedules are: a tick just before would leave them to the next.
