@@ -65,8 +65,8 @@ class Changes:
     def _wait_for_news(pubsub: PubSub, seconds: float) -> None:
         if pubsub.get_message(timeout=max(0.0, seconds)) is None:
             return
-        # A busy execution announces many times a second: take what has piled up as one piece of news.
-        while pubsub.get_message(timeout=0.01) is not None:
+        # A busy execution announces many times a second: take what has piled up as one piece of news, and wait for no more.
+        while pubsub.get_message(timeout=0) is not None:
             pass
 
 
