@@ -71,6 +71,7 @@ def _is_uuid(value: Any) -> bool:
 
 @pytest.fixture
 def known(api: APIClient, alice: User, settings: Settings) -> Known:
+    settings.BLOX_ANONYMOUS_API_RATE = 1_000_000  # nor is that of nobody
     settings.CLERK_WEBHOOK_SECRET = "whsec_" + b64encode(b"a secret of the test's own").decode()
     alice.tier = Tier.HIGH_FREQUENCY  # its request limit is not what is tested here
     alice.save()
