@@ -211,8 +211,7 @@ CELERY_WORKER_CANCEL_LONG_RUNNING_TASKS_ON_CONNECTION_LOSS = True  # none is: ac
 CELERY_DB_REUSE_MAX = 10_000  # else Celery closes the database connection after every task
 CELERY_WORKER_SOFT_SHUTDOWN_TIMEOUT = 25
 CELERY_WORKER_HIJACK_ROOT_LOGGER = False
-# What `celery inspect` asks, which nobody needs here: closing its mailbox deletes a queue, in a Redis that may just have gone,
-# and kombu 5.7 can end the worker at that.
+# The mailbox of `celery inspect`: nothing here needs it, and it is one more connection to lose with Redis.
 CELERY_WORKER_ENABLE_REMOTE_CONTROL = False
 CELERY_BEAT_SCHEDULE = {
     # At whole seconds (`relative`), as the moments of schedules are: a tick just before would leave them to the next.

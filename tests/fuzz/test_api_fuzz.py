@@ -71,9 +71,9 @@ def _is_uuid(value: Any) -> bool:
 
 @pytest.fixture
 def known(api: APIClient, alice: User, settings: Settings) -> Known:
-    settings.BLOX_ANONYMOUS_API_RATE = 1_000_000  # nor is that of nobody
+    settings.BLOX_ANONYMOUS_API_RATE = 1_000_000  # rates are not what is tested here
     settings.CLERK_WEBHOOK_SECRET = "whsec_" + b64encode(b"a secret of the test's own").decode()
-    alice.tier = Tier.HIGH_FREQUENCY  # its request limit is not what is tested here
+    alice.tier = Tier.HIGH_FREQUENCY
     alice.save()
     flow = start(api, "  - {name: a, handler: blox.transform, config: {value: 1}}\n")
     triggers = f"/api/v1/flows/{flow}/triggers"
