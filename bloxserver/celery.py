@@ -27,8 +27,9 @@ app.autodiscover_tasks()
 # Of a release that is newer than the database: every query would fail, a hundred lines a second, and the bells that it takes
 # would ring in vain. Celery goes on when this is through, so nobody has to start it again.
 @worker_init.connect
-def _wait_for_migrations(**kwargs: Any) -> None:
-    wait_for_migrations()
+def _wait_for_migrations(sender: Any, **kwargs: Any) -> None:
+    if sender.app is app:  # another's workers may use this package's broker, and no database
+        wait_for_migrations()
 
 
 # Before it forks a child or beat: a collector that goes through all that was loaded writes to all of it, and what is written to

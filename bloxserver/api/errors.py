@@ -18,6 +18,7 @@ from rest_framework.fields import get_error_detail
 from rest_framework.response import Response
 
 from bloxserver.api.renderers import render
+from bloxserver.core import json_text
 from bloxserver.core.database import is_away
 from bloxserver.core.errors import DomainError
 
@@ -103,7 +104,11 @@ def api_error_of(exc: Exception, request: Any = None) -> ApiError:
         case UnreadablePostError():
             return ApiError(400, UnreadableBody.default_code, UnreadableBody.default_detail)
         case _ if is_away(exc):
-            logger.error("The database did not answer", exc_info=exc)
+            # Whoever cannot be reached is so for every call: a line each, and where it was only for what the server itself said.
+            said = getattr(exc.__cause__, "sqlstate", None)
+            logger.error(
+                "The database did not answer: %s", json_text.one_line(str(exc)), exc_info=exc if said else None
+            )
             retry = {"Retry-After": str(DATABASE_RETRY_SECONDS)}
             return ApiError(503, "database_unavailable", "The database did not answer: try again.", headers=retry)
         case _:

@@ -106,6 +106,15 @@ def test_a_database_that_is_away_is_503_with_retry_after(api: APIClient) -> None
     assert int(response["Retry-After"]) >= 1
 
 
+def test_a_database_that_is_away_takes_a_line_of_the_log_a_call(
+    api: APIClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    api.get("/api/v1/test/database-away")
+    [record] = [record for record in caplog.records if record.name == "bloxserver.api.errors"]
+    assert "The database did not answer: " in record.message
+    assert record.exc_info is None
+
+
 @pytest.mark.parametrize(
     "path",
     [
