@@ -19,7 +19,7 @@ from rest_framework.response import Response
 
 from bloxserver.api.renderers import render
 from bloxserver.core import json_text
-from bloxserver.core.database import is_away
+from bloxserver.core.database import is_away, is_behind
 from bloxserver.core.errors import DomainError
 
 logger = logging.getLogger(__name__)
@@ -103,7 +103,7 @@ def api_error_of(exc: Exception, request: Any = None) -> ApiError:
             return ApiError(400, "bad_request", f"The request cannot be read: {exc}"[:500])
         case UnreadablePostError():
             return ApiError(400, UnreadableBody.default_code, UnreadableBody.default_detail)
-        case _ if is_away(exc):
+        case _ if is_away(exc) or is_behind(exc):
             # Whoever cannot be reached is so for every call: a line each, and where it was only for what the server itself said.
             said = getattr(exc.__cause__, "sqlstate", None)
             logger.error(

@@ -12,6 +12,7 @@ logger = logging.getLogger(__name__)
 
 # It refuses every write: it has become a standby, or an operator has set it so. psycopg has no OperationalError for it.
 READ_ONLY = "25006"  # SQLSTATE
+UNDEFINED = frozenset({"42703", "42P01"})  # column, table
 TRUSTED_SECONDS = 1.0  # a connection that has just worked works
 _looked = threading.local()
 
@@ -21,6 +22,11 @@ def is_away(error: BaseException) -> bool:
     if isinstance(error, OperationalError | InterfaceError):
         return True
     return getattr(error.__cause__, "sqlstate", None) == READ_ONLY
+
+
+def is_behind(error: BaseException) -> bool:
+    """Whether the schema lacks what this code asks for: its migrations are still to come. (SQLite's `OperationalError`.)"""
+    return getattr(error.__cause__, "sqlstate", None) in UNDEFINED
 
 
 def look_after_connection() -> None:

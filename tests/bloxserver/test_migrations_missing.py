@@ -2,10 +2,12 @@
 
 import subprocess
 import sys
+from uuid import uuid4
 
 import pytest
 from django.db import connection
 from django.db.migrations.recorder import MigrationRecorder
+from rest_framework.test import APIClient
 
 from bloxserver.core.database import missing_migrations
 from tests.up_server import REPOSITORY, UpServer
@@ -21,6 +23,15 @@ def test_what_the_database_has_not_had_is_named() -> None:
 def test_what_the_database_has_had_of_a_later_release_does_not_count() -> None:
     MigrationRecorder(connection).record_applied("sessions", "9999_later")
     assert missing_migrations() == []
+
+
+@pytest.mark.django_db
+def test_a_call_that_needs_a_column_to_come_is_told_to_come_back_later(api: APIClient) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("ALTER TABLE flows_flow RENAME COLUMN name TO not_yet")
+    answer = api.get(f"/api/v1/flows/{uuid4()}")
+    assert (answer.status_code, answer.json()["code"]) == (503, "database_unavailable")
+    assert int(answer["Retry-After"]) > 0
 
 
 @pytest.mark.once
