@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -15,6 +16,7 @@ from accounts.models import User
 from bloxserver.api.throttling import limiter
 from bloxserver.core.batching import Batcher
 from bloxserver.core.deferred import CAN_DEFER, finished
+from bloxserver.core.ids import new_id
 from executions.models import Execution
 from flows.models import Flow
 from flows.services import start_flow, stop_flow
@@ -181,8 +183,18 @@ def test_a_row_is_found_by_indexes_alone(caller: Client, api: APIClient, webhook
         pytest.skip("SQLite's planner needs statistics for it")
     post(caller, webhook, "1")
     delivery = Delivery.objects.get()
+    Delivery.objects.bulk_create(  # among few, any index will do
+        Delivery(
+            trigger=webhook,
+            received_at=delivery.received_at + timedelta(seconds=number),
+            verdict="accepted",
+            execution_id=new_id(),
+            size=1,
+        )
+        for number in range(1, 1_000)
+    )
     rows = Delivery.objects.filter(trigger=webhook, execution_id=delivery.execution_id)
     with connection.cursor() as cursor:
-        cursor.execute("SET LOCAL enable_seqscan = off")
+        cursor.execute("ANALYZE triggers_delivery")
     assert "delivery_list" in rows.filter(received_at=delivery.received_at, verdict="accepted").explain()
     assert "delivery_replayed" in rows.filter(replayed_at__isnull=False).order_by().explain()
