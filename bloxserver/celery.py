@@ -5,9 +5,11 @@ import warnings
 from typing import Any
 
 from celery import Celery
+from celery.app.amqp import AMQP
 from celery.signals import beat_embedded_init, celeryd_after_setup, task_prerun, worker_init, worker_ready
 from django.conf import settings
 from django.db import close_old_connections
+from kombu import Connection
 
 from bloxserver.core.database import wait_for_migrations
 from bloxserver.core.garbage import leave_alone_what_is_loaded
@@ -19,7 +21,21 @@ os.environ.setdefault("CELERY_SKIP_CHECKS", "1")
 # What it warns of is pickle, which is not accepted here; containers run as a user of their own all the same.
 warnings.filterwarnings("ignore", message="You're running the worker with superuser privileges")
 
-app = Celery("bloxserver")
+
+class _Connection(Connection):
+    """One that is tried again each second. Kombu's own waits are up to 30 s, so long would a clock sleep beside a broker that
+    is back: no schedule would fire, and what a dead worker held would be held."""
+
+    def ensure_connection(self, *args: Any, **options: Any) -> Any:
+        every_second = {"interval_start": 1, "interval_step": 0, "interval_max": 1}
+        return super().ensure_connection(*args, **{**every_second, **options})
+
+
+class _AMQP(AMQP):
+    Connection = _Connection
+
+
+app = Celery("bloxserver", amqp=_AMQP)
 app.config_from_object("django.conf:settings", namespace="CELERY")
 app.autodiscover_tasks()
 

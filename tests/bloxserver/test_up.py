@@ -3,11 +3,13 @@
 import os
 import signal
 import socket
+import subprocess
+import sys
 import time
 
 import pytest
 
-from tests.up_server import SECONDS, UpServer
+from tests.up_server import REPOSITORY, SECONDS, UpServer
 
 pytestmark = pytest.mark.processes
 
@@ -86,3 +88,13 @@ def test_a_database_that_is_away_is_one_line_and_not_a_stack_trace(server: UpSer
     assert server.process.wait(SECONDS) == 1
     server.wait_for(lambda: "The database does not answer" in server.output)
     assert "Traceback" not in server.output
+
+
+@pytest.mark.once
+def test_a_worker_looks_each_second_whether_the_broker_is_back(server: UpServer) -> None:
+    server.environment["REDIS_URL"] = "redis://127.0.0.1:9/0"  # nobody is there
+    migrate = [sys.executable, "manage.py", "migrate", "--verbosity=0"]
+    subprocess.run(migrate, cwd=REPOSITORY, env=server.environment, check=True)
+    server.start(sys.executable, "manage.py", "start", "worker")
+    server.wait_for(lambda: server.output.count("Trying again in ") >= 4)
+    assert server.output.count("Trying again in 1.00 second") == server.output.count("Trying again in ")
