@@ -326,9 +326,9 @@ def _crashes(record: Record, now: datetime) -> Crashes:
     elif overdue:
         text = f"The lease of {execution.lease_owner} has run out: another worker takes over within seconds."
     else:
-        text = (
-            f"The worker {execution.lost_owner} held it and gave no sign of life; since then it gets one to itself."
-            + (f" {execution.crashes} died then." if execution.crashes else "")
+        worker = f"The worker {execution.lost_owner}" if execution.lost_owner else "A worker"  # of before that was kept
+        text = f"{worker} held it and gave no sign of life; since then it gets one to itself." + (
+            f" {execution.crashes} died then." if execution.crashes else ""
         )
     return Crashes(expired, execution.crashes, cut_off, text)
 
