@@ -320,16 +320,19 @@ def _crashes(record: Record, now: datetime) -> Crashes:
         for failure in _failures(step)
     )
     overdue = execution.lease_until is not None and execution.lease_until < now
-    expired = execution.claim_alone or overdue or execution.error_code == WORKER_LOST
+    lost = bool(execution.lost_owner) or execution.claim_alone  # the owner was not kept by earlier releases
+    expired = lost or overdue or execution.error_code == WORKER_LOST
     if not expired:
         text = "No worker has died while it worked on this execution, as far as is on record."
     elif overdue:
         text = f"The lease of {execution.lease_owner} has run out: another worker takes over within seconds."
     else:
         worker = f"The worker {execution.lost_owner}" if execution.lost_owner else "A worker"  # of before that was kept
-        text = f"{worker} held it and gave no sign of life; since then it gets one to itself." + (
-            f" {execution.crashes} died then." if execution.crashes else ""
+        text = f"{worker} held it and gave no sign of life." + (
+            f" {execution.crashes} died while it had them to itself." if execution.crashes else ""
         )
+        if execution.on_probation or execution.claim_alone:
+            text += " Nothing else is claimed beside it until it has worked for some time."
     return Crashes(expired, execution.crashes, cut_off, text)
 
 

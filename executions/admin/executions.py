@@ -69,7 +69,8 @@ class ExecutionAdmin(ButtonsAdmin, LargeTableAdmin):
                 "fields": (
                     ("state", "due"),
                     ("lease_owner", "lease_until"),
-                    ("fence", "crashes", "lost_owner"),
+                    ("fence", "lost_owner"),
+                    ("expiries", "on_probation", "claim_alone", "crashes"),
                     ("seconds_worked", "seconds_allowed", "deadline_at"),
                     ("priority", "depth", "scheduled_for"),
                 ),

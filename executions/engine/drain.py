@@ -15,7 +15,7 @@ from executions import endings
 from executions.dispatch import ring_bell
 from executions.endings import Ending
 from executions.engine.lanes import anything_startable, worker_priorities
-from executions.engine.leases import Claimed, Holder, LeaseKeeper, claim
+from executions.engine.leases import Claimed, Holder, LeaseKeeper, claim, let_others_in
 from executions.engine.run import ExecutionRun
 from executions.engine.shutdown import is_shutting_down
 from executions.engine.store import LeaseLost, Store, close_connection, patiently
@@ -40,6 +40,7 @@ class Drain:
         self.store = store
         self.keeper = keeper
         self.runs: dict[asyncio.Task[None], ExecutionRun] = {}
+        self._probation: tuple[ExecutionRun, float] | None = None  # which run, and until when by the loop's clock
         self._has_room_again = asyncio.Event()
 
     async def run(self) -> None:
@@ -77,9 +78,9 @@ class Drain:
     async def _claim(self) -> int:
         """Take what is due, as far as there is room; how many were taken."""
         limit = min(self.gulp, self.capacity - len(self.runs))
-        if not limit or any(run.claimed.claim_alone for run in self.runs.values()):
-            return 0
         try:
+            if not limit or not await self._is_open():
+                return 0
             claimed = await self.store.call(partial(self._take, limit=limit, holding=len(self.runs)))
         except (DatabaseError, InterfaceError) as error:
             logger.warning("Cannot claim: %s", error)
@@ -89,6 +90,17 @@ class Drain:
             if organism is not None:
                 self._start(ExecutionRun(each, organism, self.store))
         return len(claimed)
+
+    async def _is_open(self) -> bool:
+        """Whether anything may be claimed beside what runs here: not before the one on probation has passed."""
+        if self._probation is None:
+            return True
+        run, until = self._probation
+        if asyncio.get_running_loop().time() < until:
+            return False
+        await self.store.call(partial(let_others_in, run.claimed))
+        self._probation = None
+        return True
 
     def _take(self, *, limit: int, holding: int) -> list[tuple[Claimed, Organism | None]]:
         """Claim, and load the organisms; runs in the database thread."""
@@ -105,6 +117,8 @@ class Drain:
                 cancel=lambda reason: loop.call_soon_threadsafe(run.cancel, reason),
             ),
         )
+        if run.claimed.on_probation:
+            self._probation = run, loop.time() + run.claimed.probation_seconds
         task = asyncio.create_task(run.run())
         self.runs[task] = run
         task.add_done_callback(self._ended)
@@ -112,6 +126,8 @@ class Drain:
     def _ended(self, task: asyncio.Task[None]) -> None:
         run = self.runs.pop(task)
         self.keeper.release(run.claimed.pk, run.claimed.lease)
+        if self._probation is not None and self._probation[0] is run:
+            self._probation = None
         if self._has_room:
             self._has_room_again.set()
 

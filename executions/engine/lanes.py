@@ -8,14 +8,14 @@ import heapq
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from operator import attrgetter
 from typing import Any, NamedTuple
 from uuid import UUID
 
 from django.conf import settings
 from django.db import connection
-from django.db.models import Count, Min, Q
+from django.db.models import BooleanField, Count, ExpressionWrapper, Min, Q
 from django.db.models.functions import Now
 
 from accounts.models import User
@@ -24,6 +24,12 @@ from bloxserver.core import advisory
 from executions.models import Execution, State
 
 WAKE_BATCH = 1_000
+# What is to be claimed alone waits so long for a worker that holds nothing; where all have something to do all the time,
+# it is claimed beside that, since to wait for ever would be worse.
+ALONE_PATIENCE = timedelta(minutes=2)
+SUSPECT = Q(on_probation=True) | Q(
+    claim_alone=True
+)  # the second alone where a clock of an older release has seen the expiry
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +50,7 @@ class Queued(NamedTuple):
     flow_id: UUID
     flow_limit: int | None
     due_at: datetime
-    claim_alone: bool
+    is_suspect: bool
     fence: int
     retry_of: UUID | None
 
@@ -199,17 +205,19 @@ _HEADS = """
 SELECT first.* FROM unnest(%(priorities)s::int[], %(users)s::uuid[], %(flows)s::uuid[], %(shares)s::int[])
     AS lane (priority, user_id, flow_id, share)
 CROSS JOIN LATERAL (
-    SELECT id, priority, user_id, flow_id, flow_limit, due_at, claim_alone, fence, retry_of FROM executions_execution
+    SELECT id, priority, user_id, flow_id, flow_limit, due_at, on_probation OR claim_alone, fence, retry_of
+    FROM executions_execution
     WHERE state = 'queued' AND priority = lane.priority AND user_id = lane.user_id AND flow_id = lane.flow_id
-        AND due_at <= statement_timestamp() AND (%(suspects)s OR NOT claim_alone)
+        AND due_at <= statement_timestamp()
+        AND (%(alone)s OR NOT claim_alone OR due_at < statement_timestamp() - make_interval(secs => %(patience)s))
     ORDER BY due_at LIMIT lane.share FOR UPDATE SKIP LOCKED
 ) first
 """
 
 
-def look_into(lanes: Sequence[Lane], *, limit: int, suspects: bool) -> tuple[Working, list[Queued]]:
+def look_into(lanes: Sequence[Lane], *, limit: int, alone: bool) -> tuple[Working, list[Queued]]:
     """What their tenants have leases for, and the first executions of each lane, locked: no more in all than a few times
-    `limit`. With `suspects`, also those that must be claimed alone.
+    `limit`. What is to be claimed alone is among them where the worker is `alone`, or when it has waited for long.
 
     To be called when the tenants' turns have been taken, so that it sees every lease that anyone has.
     """
@@ -222,7 +230,8 @@ def look_into(lanes: Sequence[Lane], *, limit: int, suspects: bool) -> tuple[Wor
             "users": users,
             "flows": [lane.flow_id for lane in lanes],
             "shares": shares,
-            "suspects": suspects,
+            "alone": alone,
+            "patience": ALONE_PATIENCE.total_seconds(),
         }
         with connection.cursor() as counts, connection.cursor() as heads:
             counts.execute(_COUNT, [list(set(users))])
@@ -231,8 +240,8 @@ def look_into(lanes: Sequence[Lane], *, limit: int, suspects: bool) -> tuple[Wor
     working = count_working(users)
     rows: list[Queued] = []
     for lane, share in zip(lanes, shares, strict=True):
-        queued = Execution.objects.filter(
-            Q(claim_alone=False) | Q(claim_alone=suspects),
+        queued = Execution.objects.annotate(is_suspect=ExpressionWrapper(SUSPECT, BooleanField())).filter(
+            Q(claim_alone=False) | Q(claim_alone=alone) | Q(due_at__lt=Now() - ALONE_PATIENCE),
             state=State.QUEUED,
             priority=lane.priority,
             user=lane.user_id,

@@ -9,13 +9,14 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from itertools import takewhile
 from threading import Event, Lock, Thread
 from typing import Any, NamedTuple
 from uuid import UUID
 
 from django.conf import settings
 from django.db import DatabaseError, InterfaceError, connection, transaction
-from django.db.models import Case, DateTimeField, F, Value, When
+from django.db.models import BooleanField, Case, DateTimeField, ExpressionWrapper, F, Value, When
 from django.db.models.functions import Coalesce, Now
 from django.utils import timezone
 
@@ -28,6 +29,11 @@ logger = logging.getLogger(__name__)
 LEASE = timedelta(seconds=settings.BLOX_LEASE_SECONDS)
 RENEW_EVERY_SECONDS = settings.BLOX_LEASE_SECONDS / 3
 LOOK_EVERY_SECONDS = 1.0  # for cancellations and lost leases
+# What kills its worker mostly does so at once, so this short while finds it, and lets a worker take up a hundred that
+# another has left within half a minute. What kills later is found by a longer one: 2 s, 16 s, 128 s ...
+PROBATION_SECONDS = 0.25
+PROBATION_GROWTH = 8
+LONGEST_PROBATION = 5  # as an exponent: hours, so as long as the execution may work at all
 TURN_PAUSES_SECONDS = (0.005, 0.01, 0.02, 0.04)  # while other claims have the turns of all tenants that are next
 
 
@@ -57,7 +63,8 @@ class Claimed:
     trigger_type: str
     is_draft: bool
     started_at: datetime
-    claim_alone: bool
+    on_probation: bool
+    expiries: int
     seconds_allowed: int
     seconds_worked: float
     deadline_at: datetime
@@ -72,6 +79,13 @@ class Claimed:
     def lease(self) -> Lease:
         return Lease(self.fence, self.deadline_at)
 
+    @property
+    def probation_seconds(self) -> float:
+        """For how long nothing may be claimed beside it."""
+        if not self.on_probation:
+            return 0.0
+        return PROBATION_SECONDS * PROBATION_GROWTH ** min(max(self.expiries - 1, 0), LONGEST_PROBATION)
+
 
 # What is claimed becomes this worker's, and its values: one statement, since a claim is half of a short execution's time.
 # It is committed without waiting for the disk. A claim that a crash of the database forgets has not been: the execution is
@@ -84,16 +98,17 @@ UPDATE executions_execution AS e SET
     state = 'working', fence = e.fence + 1, lease_owner = %(owner)s,
     lease_until = statement_timestamp() + make_interval(secs => %(seconds)s),
     claimed_at = coalesce(e.claimed_at, statement_timestamp()), due_at = NULL,
-    deadline_at = statement_timestamp() + make_interval(secs => greatest(0, e.seconds_allowed - e.seconds_worked))
+    deadline_at = statement_timestamp() + make_interval(secs => greatest(0, e.seconds_allowed - e.seconds_worked)),
+    claim_alone = e.claim_alone OR e.on_probation AND %(alone)s, on_probation = e.claim_alone OR e.on_probation
 FROM executions_executionpayload AS payload, flows_flow AS flow, quickly
 WHERE e.id = ANY (%(ids)s) AND payload.execution_id = e.id AND flow.id = e.flow_id
 RETURNING e.id, e.fence, e.user_id, e.flow_id, flow.name, e.version_id, e.parent_id, e.retry_of, e.trigger_type, e.is_draft,
-    e.started_at, e.claim_alone, e.seconds_allowed, e.seconds_worked, e.deadline_at,
+    e.started_at, e.on_probation, e.expiries, e.seconds_allowed, e.seconds_worked, e.deadline_at,
     payload.input, payload.trigger, payload.variables, payload.only_listener
 """
 _COLUMNS = (  # the same, for SQLite
     *("pk", "fence", "user_id", "flow_id", "flow__name", "version_id", "parent_id", "retry_of", "trigger_type"),
-    *("is_draft", "started_at", "claim_alone", "seconds_allowed", "seconds_worked", "deadline_at"),
+    *("is_draft", "started_at", "on_probation", "expiries", "seconds_allowed", "seconds_worked", "deadline_at"),
     *("payload__input", "payload__trigger", "payload__variables", "payload__only_listener"),
 )
 
@@ -102,7 +117,8 @@ def claim(owner: str, *, limit: int, holding: int) -> list[Claimed]:
     """Take up to `limit` due executions for `owner`, in turn and within the caps (`lanes.py`); `holding` is how many it
     works on already.
 
-    An execution whose lease has once expired is taken alone, so that what it may do to a worker befalls no other.
+    An execution on probation is taken by itself, and one that has to be alone by a worker that holds nothing, so that
+    what it may do to a worker befalls no other. It goes in its turn: what is before it is taken first.
     """
     priorities = lanes.worker_priorities()
     for pause in TURN_PAUSES_SECONDS:
@@ -130,16 +146,13 @@ def _claim_once(owner: str, *, limit: int, holding: int, priorities: list[int]) 
         ours = [lane for lane in following if lane.is_ours]
         if not ours:
             return None if following else []
-        working, rows = lanes.look_into(ours, limit=limit, suspects=not holding)
+        working, rows = lanes.look_into(ours, limit=limit, alone=not holding)
         caps = {lane.user_id: lane.cap for lane in ours}
         candidates = lanes.choose(rows, caps=caps, working=working, limit=limit)
-        if candidates and candidates[0].claim_alone:
-            candidates = candidates[:1]
-        else:
-            candidates = [row for row in candidates if not row.claim_alone]
         if not candidates:
             return []
-        taken = _take([row.id for row in candidates], owner)
+        candidates = list(takewhile(lambda row: not row.is_suspect, candidates)) or candidates[:1]
+        taken = _take([row.id for row in candidates], owner, alone=not holding)
         resumed = [row.id for row in candidates if row.has_record]
         # Under the same locks: a flow that is deleted at this moment waits, and a failure to load undoes the claim.
         record = _load_record(resumed) if resumed else {}
@@ -149,11 +162,11 @@ def _claim_once(owner: str, *, limit: int, holding: int, priorities: list[int]) 
     return [claimed[row.id] for row in candidates]
 
 
-def _take(ids: list[UUID], owner: str) -> Iterable[tuple[Any, ...]]:
+def _take(ids: list[UUID], owner: str, *, alone: bool) -> Iterable[tuple[Any, ...]]:
     """Make leases of queued rows that are locked: the values of `Claimed`, to be read once the claim is committed."""
     if connection.vendor == "postgresql":
         cursor = connection.cursor()
-        cursor.execute(_TAKE, {"ids": ids, "owner": owner, "seconds": LEASE.total_seconds()})
+        cursor.execute(_TAKE, {"ids": ids, "owner": owner, "seconds": LEASE.total_seconds(), "alone": alone})
         return cursor
     rows = Execution.objects.filter(pk__in=ids)
     now = timezone.now()  # one file, one clock
@@ -161,6 +174,7 @@ def _take(ids: list[UUID], owner: str) -> Iterable[tuple[Any, ...]]:
         pk: max(0.0, allowed - worked)
         for pk, allowed, worked in rows.values_list("pk", "seconds_allowed", "seconds_worked")
     }
+    is_suspect = ExpressionWrapper(lanes.SUSPECT, BooleanField())
     deadlines = [When(pk=pk, then=Value(now + timedelta(seconds=left))) for pk, left in seconds.items()]
     rows.update(
         state=State.WORKING,
@@ -170,8 +184,19 @@ def _take(ids: list[UUID], owner: str) -> Iterable[tuple[Any, ...]]:
         claimed_at=Coalesce(F("claimed_at"), Value(now)),
         due_at=None,
         deadline_at=Case(*deadlines, output_field=DateTimeField()),
+        claim_alone=is_suspect if alone else F("claim_alone"),
+        on_probation=is_suspect,
     )
     return list(rows.values_list(*_COLUMNS))
+
+
+def let_others_in(claimed: Claimed) -> None:
+    """Its probation is over: it has not taken its worker down. A later expiry of its lease puts it on a longer one.
+
+    Conditional on the lease, as every write of a run is: a lease that has expired meanwhile stays on record as it was.
+    """
+    held = Execution.objects.filter(pk=claimed.pk, state=State.WORKING, fence=claimed.fence)
+    held.filter(deadline_at=claimed.deadline_at).update(on_probation=False, claim_alone=False)
 
 
 def _load_record(ids: list[UUID]) -> dict[UUID, tuple[list[Step], list[JournalEntry]]]:

@@ -220,7 +220,9 @@ class ExecutionRun:
         release = {
             "state": State.QUEUED if self._handing_back else State.PARKED,
             "due_at": due_at,
+            "on_probation": False,
             "claim_alone": False,
+            "expiries": 0,
             "seconds_worked": self.claimed.seconds_worked + seconds,
         }
         await self._write(self._unsaved(release=release))

@@ -4,6 +4,7 @@ import logging
 from datetime import timedelta
 
 from django.db import transaction
+from django.db.models import F
 from django.db.models.functions import Now
 from django.utils import timezone
 
@@ -48,7 +49,9 @@ def free_expired_leases() -> None:
                     state=State.QUEUED,
                     due_at=Now(),
                     fence=row.fence + 1,
-                    claim_alone=True,
+                    on_probation=True,
+                    claim_alone=row.claim_alone or row.on_probation,
+                    expiries=F("expiries") + 1,
                     crashes=crashes,
                     lost_owner=row.lease_owner,
                     lease_owner="",

@@ -81,7 +81,17 @@ class Execution(models.Model):
     lease_owner = models.CharField(max_length=100, blank=True)
     lease_until = models.DateTimeField(null=True, blank=True)
     fence = models.PositiveIntegerField(default=0)
-    claim_alone = models.BooleanField(default=False, help_text="A lease on it has expired: it gets a worker to itself.")
+    on_probation = models.BooleanField(
+        default=False,
+        db_default=False,  # for an older clock during a roll-out, as below
+        help_text="A lease on it has expired: nothing else is claimed beside it until it has worked for some time.",
+    )
+    claim_alone = models.BooleanField(
+        default=False, help_text="A lease on it has expired on probation, too: it gets a worker to itself."
+    )
+    expiries = models.PositiveSmallIntegerField(
+        default=0, db_default=0, help_text="Leases on it that have expired since it was last parked or handed back."
+    )
     crashes = models.PositiveSmallIntegerField(
         default=0, help_text="Leases that expired while it had a worker to itself."
     )

@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable
 from contextlib import closing
 from datetime import timedelta
+from itertools import pairwise
 
 import pytest
 from django.db import connection
@@ -12,7 +13,7 @@ from django.utils import timezone
 from rest_framework.test import APIClient
 
 from executions.endings import Ending
-from executions.engine.leases import claim
+from executions.engine.leases import claim, let_others_in
 from executions.engine.store import Change, LeaseLost, write
 from executions.engine.sweeper import sweep
 from executions.engine.worker import Worker
@@ -28,6 +29,20 @@ TRANSFORM = "  - {name: a, handler: blox.transform, config: {value: 1}}\n"
 
 def expire(execution: Execution) -> None:
     Execution.objects.filter(pk=execution.pk).update(lease_until=Now() - timedelta(seconds=1))
+
+
+def lose(execution: Execution) -> Execution:
+    """Its worker has died; what the row says then."""
+    expire(execution)
+    sweep()
+    execution.refresh_from_db()
+    return execution
+
+
+def lost(*executions: Execution) -> list[Execution]:
+    """One worker had claimed them all, and has died."""
+    claim("dying", limit=10, holding=0)
+    return [lose(execution) for execution in executions]
 
 
 def test_what_a_vanished_worker_held_is_run_by_another(api: APIClient, drain: Drain) -> None:
@@ -84,6 +99,78 @@ def test_after_one_expiry_an_execution_is_claimed_alone(api: APIClient) -> None:
     Execution.objects.filter(pk=suspect.pk).update(due_at=Now() - timedelta(hours=1))  # first in line
     assert [each.pk for each in claim("careful", limit=10, holding=0)] == [suspect.pk]
     assert [each.pk for each in claim("other", limit=10, holding=1)] == [other.pk]
+
+
+def test_on_probation_it_is_let_in_by_itself_beside_what_a_worker_holds(api: APIClient) -> None:
+    flow = start(api, TRANSFORM)
+    first, second = lost(run(api, flow), run(api, flow))
+    fresh = run(api, flow)
+    assert [each.pk for each in claim("busy", limit=10, holding=1)] == [first.pk]
+    assert [each.pk for each in claim("busy", limit=10, holding=2)] == [second.pk]
+    assert [each.pk for each in claim("busy", limit=10, holding=3)] == [fresh.pk]
+
+
+def test_a_death_that_something_beside_it_may_have_caused_is_not_counted_as_its_own(api: APIClient) -> None:
+    [execution] = lost(run(api, start(api, TRANSFORM)))
+    claim("busy", limit=10, holding=1)
+    lose(execution)
+    assert (execution.crashes, execution.claim_alone) == (0, True)
+    assert claim("busy", limit=10, holding=1) == []
+    for crashes in (1, 2, 3):
+        claim("idle", limit=10, holding=0)
+        lose(execution)
+        assert execution.crashes == crashes
+    assert (execution.status, execution.error_code) == ("error", "worker_lost")
+
+
+def test_what_is_to_be_alone_does_not_wait_for_ever_for_a_worker_that_holds_nothing(api: APIClient) -> None:
+    [execution] = lost(run(api, start(api, TRANSFORM)))
+    Execution.objects.update(claim_alone=True, due_at=Now() - timedelta(minutes=3))
+    assert [each.pk for each in claim("busy", limit=10, holding=1)] == [execution.pk]
+
+
+def test_others_are_let_in_once_it_has_worked_for_some_time(api: APIClient, drain: Drain, world: Witness) -> None:
+    slow = start(api, f'  - {{name: get, handler: blox.http, config: {{url: "{world.url}/slow?s=3"}}}}\n')
+    suspects = lost(*(run(api, slow) for _ in range(4)))
+    fresh = run(api, start(api, TRANSFORM))
+    drain()
+    ends = [Execution.objects.get(pk=each.pk).completed_at for each in suspects]
+    began = sorted(call.began for call in world.calls)
+    assert all(later - earlier > 0.2 for earlier, later in pairwise(began))  # one at a time
+    assert began[-1] - began[0] < 3  # but not one after another's end
+    fresh.refresh_from_db()
+    assert fresh.completed_at is not None and all(end is not None and fresh.completed_at < end for end in ends)
+
+
+def test_a_death_after_probation_is_not_counted_and_the_next_probation_is_longer(api: APIClient) -> None:
+    execution = run(api, start(api, TRANSFORM))
+    seconds = []
+    for _ in range(4):
+        [claimed] = claim("worker", limit=10, holding=0)
+        seconds.append(claimed.probation_seconds)
+        let_others_in(claimed)
+        lose(execution)
+        assert (execution.crashes, execution.claim_alone, execution.on_probation) == (0, False, True)
+    assert seconds == [0.0, 0.25, 2.0, 16.0]
+
+
+def test_a_lease_that_is_gone_ends_no_probation(api: APIClient) -> None:
+    [execution] = lost(run(api, start(api, TRANSFORM)))
+    [late] = claim("slow", limit=10, holding=0)
+    lose(execution)
+    let_others_in(late)
+    [anew] = claim("worker", limit=10, holding=0)
+    let_others_in(late)
+    execution.refresh_from_db()
+    assert (execution.on_probation, execution.claim_alone, anew.probation_seconds) == (True, True, 2.0)
+
+
+def test_what_an_older_clock_has_put_back_is_on_probation_too(api: APIClient) -> None:
+    first, second = (run(api, start(api, TRANSFORM)) for _ in range(2))
+    Execution.objects.filter(pk=first.pk).update(claim_alone=True)
+    [claimed] = claim("worker", limit=10, holding=0)
+    assert (claimed.pk, claimed.probation_seconds) == (first.pk, 0.25)
+    assert [each.pk for each in claim("other", limit=10, holding=1)] == [second.pk]
 
 
 def test_an_effect_under_way_when_its_worker_died_is_not_repeated_when_it_must_not_be(

@@ -30,6 +30,26 @@ def test_e1_workers_are_killed_in_the_middle_of_their_work(begin: Begin) -> None
             wait_until(lambda: len(load.accepted()) >= scaled(200, least=50))
 
 
+def test_e1_a_worker_is_killed_with_long_steps_under_way(begin: Begin, server: Server) -> None:
+    with begin("E1 long steps") as trial:
+        seconds, count = scaled(30, least=10), scaled(100, least=24)
+        url = server.world.url
+        flow = trial.tenant().flow(
+            f'  - {{name: get, handler: blox.http, config: {{url: "{url}/slow?s={seconds}"}}}}\n'
+        )
+        trial.load([flow]).fire(count)
+        wait_until(lambda: trial.executions_in(flow, "working") == count)
+        trial.kill("worker-1")
+        began = time.monotonic()
+        wait_until(lambda: any(trial.executions(flow, "lost_owner <> ''")))
+        wait_until(lambda: not trial.executions_in(flow, "queued"), seconds=120)
+        held = sum(trial.executions(flow, "lost_owner <> ''"))
+        trial.remark(f"{held} under way again after {time.monotonic() - began:.1f} s")
+        assert time.monotonic() - began < LEASE_SECONDS + 5 + held * 0.5  # not one after another's end
+        trial.settle(seconds + 60)
+        assert set(trial.executions(flow, "status || ' ' || crashes")) == {"success 0"}
+
+
 def test_e2_web_dies_between_commit_and_bell(begin: Begin, server: Server) -> None:
     server.drop("web")
     server.start("web", "tests.faults.mortal_web:application", BLOX_FAULTS_DIE_AT="6")
