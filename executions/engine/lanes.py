@@ -24,8 +24,10 @@ from bloxserver.core import advisory
 from executions.models import Execution, State
 
 WAKE_BATCH = 1_000
-# What is to be claimed alone waits so long for a worker that holds nothing; where all have something to do all the time,
-# it is claimed beside that, since to wait for ever would be worse.
+# What may kill its worker waits for one that holds nothing: a short while when all that it held was put back and most is
+# innocent, for longer when its last death points to it. Where all workers have something to do all the time it is
+# claimed beside that, since to wait for ever would be worse.
+PROBATION_PATIENCE = timedelta(seconds=5)
 ALONE_PATIENCE = timedelta(minutes=2)
 SUSPECT = Q(on_probation=True) | Q(
     claim_alone=True
@@ -209,7 +211,8 @@ CROSS JOIN LATERAL (
     FROM executions_execution
     WHERE state = 'queued' AND priority = lane.priority AND user_id = lane.user_id AND flow_id = lane.flow_id
         AND due_at <= statement_timestamp()
-        AND (%(alone)s OR NOT claim_alone OR due_at < statement_timestamp() - make_interval(secs => %(patience)s))
+        AND (%(alone)s OR due_at < statement_timestamp() - CASE
+            WHEN claim_alone THEN %(alone_patience)s WHEN on_probation THEN %(probation_patience)s ELSE interval '0' END)
     ORDER BY due_at LIMIT lane.share FOR UPDATE SKIP LOCKED
 ) first
 """
@@ -217,7 +220,7 @@ CROSS JOIN LATERAL (
 
 def look_into(lanes: Sequence[Lane], *, limit: int, alone: bool) -> tuple[Working, list[Queued]]:
     """What their tenants have leases for, and the first executions of each lane, locked: no more in all than a few times
-    `limit`. What is to be claimed alone is among them where the worker is `alone`, or when it has waited for long.
+    `limit`. Suspects are among them where the worker is `alone`, that is, holds nothing, or when they have waited for long.
 
     To be called when the tenants' turns have been taken, so that it sees every lease that anyone has.
     """
@@ -231,7 +234,8 @@ def look_into(lanes: Sequence[Lane], *, limit: int, alone: bool) -> tuple[Workin
             "flows": [lane.flow_id for lane in lanes],
             "shares": shares,
             "alone": alone,
-            "patience": ALONE_PATIENCE.total_seconds(),
+            "alone_patience": ALONE_PATIENCE,
+            "probation_patience": PROBATION_PATIENCE,
         }
         with connection.cursor() as counts, connection.cursor() as heads:
             counts.execute(_COUNT, [list(set(users))])
@@ -241,7 +245,7 @@ def look_into(lanes: Sequence[Lane], *, limit: int, alone: bool) -> tuple[Workin
     rows: list[Queued] = []
     for lane, share in zip(lanes, shares, strict=True):
         queued = Execution.objects.annotate(is_suspect=ExpressionWrapper(SUSPECT, BooleanField())).filter(
-            Q(claim_alone=False) | Q(claim_alone=alone) | Q(due_at__lt=Now() - ALONE_PATIENCE),
+            Q() if alone else _let_in(),
             state=State.QUEUED,
             priority=lane.priority,
             user=lane.user_id,
@@ -250,6 +254,12 @@ def look_into(lanes: Sequence[Lane], *, limit: int, alone: bool) -> tuple[Workin
         )
         rows += (Queued(*row) for row in queued.order_by("due_at").values_list(*Queued._fields)[:share])
     return working, rows
+
+
+def _let_in() -> Q:
+    """What may be claimed beside others, as in `_HEADS`."""
+    waited = Q(claim_alone=False, due_at__lt=Now() - PROBATION_PATIENCE) | Q(due_at__lt=Now() - ALONE_PATIENCE)
+    return ~SUSPECT | waited
 
 
 def choose(rows: Iterable[Queued], *, caps: dict[UUID, int], working: Working, limit: int) -> list[Queued]:

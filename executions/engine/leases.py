@@ -117,8 +117,8 @@ def claim(owner: str, *, limit: int, holding: int) -> list[Claimed]:
     """Take up to `limit` due executions for `owner`, in turn and within the caps (`lanes.py`); `holding` is how many it
     works on already.
 
-    An execution on probation is taken by itself, and one that has to be alone by a worker that holds nothing, so that
-    what it may do to a worker befalls no other. It goes in its turn: what is before it is taken first.
+    An execution on probation is taken by itself, and by a worker that holds nothing if one comes in time (`lanes.py`), so
+    that what it may do to a worker befalls no other. It goes in its turn: what is before it is taken first.
     """
     priorities = lanes.worker_priorities()
     for pause in TURN_PAUSES_SECONDS:

@@ -39,6 +39,11 @@ def lose(execution: Execution) -> Execution:
     return execution
 
 
+def wait(execution: Execution, *, seconds: float) -> None:
+    """It has been due for so long."""
+    Execution.objects.filter(pk=execution.pk).update(due_at=Now() - timedelta(seconds=seconds))
+
+
 def lost(*executions: Execution) -> list[Execution]:
     """One worker had claimed them all, and has died."""
     claim("dying", limit=10, holding=0)
@@ -101,9 +106,20 @@ def test_after_one_expiry_an_execution_is_claimed_alone(api: APIClient) -> None:
     assert [each.pk for each in claim("other", limit=10, holding=1)] == [other.pk]
 
 
-def test_on_probation_it_is_let_in_by_itself_beside_what_a_worker_holds(api: APIClient) -> None:
+def test_on_probation_it_waits_some_seconds_for_a_worker_that_holds_nothing(api: APIClient) -> None:
+    flow = start(api, TRANSFORM)
+    [suspect] = lost(run(api, flow))
+    fresh = run(api, flow)
+    assert [each.pk for each in claim("busy", limit=10, holding=1)] == [fresh.pk]
+    wait(suspect, seconds=6)
+    assert [each.pk for each in claim("busy", limit=10, holding=2)] == [suspect.pk]
+
+
+def test_on_probation_each_is_let_in_by_itself(api: APIClient) -> None:
     flow = start(api, TRANSFORM)
     first, second = lost(run(api, flow), run(api, flow))
+    wait(first, seconds=7)
+    wait(second, seconds=6)
     fresh = run(api, flow)
     assert [each.pk for each in claim("busy", limit=10, holding=1)] == [first.pk]
     assert [each.pk for each in claim("busy", limit=10, holding=2)] == [second.pk]
@@ -112,9 +128,11 @@ def test_on_probation_it_is_let_in_by_itself_beside_what_a_worker_holds(api: API
 
 def test_a_death_that_something_beside_it_may_have_caused_is_not_counted_as_its_own(api: APIClient) -> None:
     [execution] = lost(run(api, start(api, TRANSFORM)))
+    wait(execution, seconds=6)
     claim("busy", limit=10, holding=1)
     lose(execution)
     assert (execution.crashes, execution.claim_alone) == (0, True)
+    wait(execution, seconds=60)
     assert claim("busy", limit=10, holding=1) == []
     for crashes in (1, 2, 3):
         claim("idle", limit=10, holding=0)
@@ -125,13 +143,15 @@ def test_a_death_that_something_beside_it_may_have_caused_is_not_counted_as_its_
 
 def test_what_is_to_be_alone_does_not_wait_for_ever_for_a_worker_that_holds_nothing(api: APIClient) -> None:
     [execution] = lost(run(api, start(api, TRANSFORM)))
-    Execution.objects.update(claim_alone=True, due_at=Now() - timedelta(minutes=3))
+    Execution.objects.update(claim_alone=True)
+    wait(execution, seconds=121)
     assert [each.pk for each in claim("busy", limit=10, holding=1)] == [execution.pk]
 
 
 def test_others_are_let_in_once_it_has_worked_for_some_time(api: APIClient, drain: Drain, world: Witness) -> None:
     slow = start(api, f'  - {{name: get, handler: blox.http, config: {{url: "{world.url}/slow?s=3"}}}}\n')
     suspects = lost(*(run(api, slow) for _ in range(4)))
+    Execution.objects.update(due_at=Now() - timedelta(seconds=6))
     fresh = run(api, start(api, TRANSFORM))
     drain()
     ends = [Execution.objects.get(pk=each.pk).completed_at for each in suspects]

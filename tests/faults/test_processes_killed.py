@@ -33,10 +33,8 @@ def test_e1_workers_are_killed_in_the_middle_of_their_work(begin: Begin) -> None
 def test_e1_a_worker_is_killed_with_long_steps_under_way(begin: Begin, server: Server) -> None:
     with begin("E1 long steps") as trial:
         seconds, count = scaled(30, least=10), scaled(100, least=24)
-        url = server.world.url
-        flow = trial.tenant().flow(
-            f'  - {{name: get, handler: blox.http, config: {{url: "{url}/slow?s={seconds}"}}}}\n'
-        )
+        step = '  - {{name: get, handler: blox.http, config: {{url: "{}/slow?s={}"}}, timeout: 60}}\n'
+        flow = trial.tenant().flow(step.format(server.world.url, seconds))
         trial.load([flow]).fire(count)
         wait_until(lambda: trial.executions_in(flow, "working") == count)
         trial.kill("worker-1")
@@ -80,7 +78,8 @@ def test_e7_e8_executions_take_all_memory_or_kill_their_worker(begin: Begin, ser
         runs = [[float(line) for line in mark.read_text().split()] for mark in server.marks.iterdir()]
         for at in (at for times in runs for at in times):
             trial.note("worker", "killed by its execution", at)
-        assert max(map(len, runs)) <= 1 + ALONE_CRASHES  # once in company, then alone
+        # Once in company, once more where no worker was idle in time for its probation, then alone.
+        assert max(map(len, runs)) <= 2 + ALONE_CRASHES
         for flow in (bloat, poison):
             assert set(trial.executions(flow, "error_code")) == {"worker_lost"}
             assert set(trial.executions(flow, "crashes")) == {ALONE_CRASHES}
