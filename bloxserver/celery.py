@@ -10,7 +10,9 @@ from celery.signals import beat_embedded_init, celeryd_after_setup, task_prerun,
 from django.conf import settings
 from django.db import close_old_connections
 from kombu import Connection
+from kombu.transport import redis
 
+from bloxserver.core import redis_broker
 from bloxserver.core.database import wait_for_migrations
 from bloxserver.core.garbage import leave_alone_what_is_loaded
 from bloxserver.core.supervisor import die_with_parent
@@ -25,6 +27,10 @@ warnings.filterwarnings("ignore", message="You're running the worker with superu
 class _Connection(Connection):
     """One that is tried again each second. Kombu's own waits are up to 30 s, so long would a clock sleep beside a broker that
     is back: no schedule would fire, and what a dead worker held would be held."""
+
+    def get_transport_cls(self) -> Any:
+        transport = super().get_transport_cls()
+        return redis_broker.Transport if transport is redis.Transport else transport
 
     def ensure_connection(self, *args: Any, **options: Any) -> Any:
         every_second = {"interval_start": 1, "interval_step": 0, "interval_max": 1}

@@ -1,7 +1,7 @@
 """Ends a worker process whose event loop no longer ticks: a block has blocked it, or does not let itself be cancelled.
 
 The lease keeper is a thread, and would renew the leases of a loop that stands still for ever. With the process gone
-they run out; Celery starts another, and each execution is then claimed alone, so that the one at fault counts its
+they run out; Celery starts another, and each execution is then on probation, so that the one at fault counts its
 crashes and befalls no other.
 """
 
