@@ -331,7 +331,7 @@ def _crashes(record: Record, now: datetime) -> Crashes:
         text = f"{worker} held it and gave no sign of life." + (
             f" {execution.crashes} died while it had them to itself." if execution.crashes else ""
         )
-        if execution.on_probation or execution.claim_alone:
+        if execution.state != State.ENDED and (execution.on_probation or execution.claim_alone):
             text += " Nothing else is claimed beside it until it has worked for some time."
     return Crashes(expired, execution.crashes, cut_off, text)
 

@@ -79,7 +79,7 @@ class Drain:
         """Take what is due, as far as there is room; how many were taken."""
         limit = min(self.gulp, self.capacity - len(self.runs))
         try:
-            if not limit or not await self._is_open():
+            if not await self._is_open() or not limit:  # in this order: probation ends where a worker is full, too
                 return 0
             claimed = await self.store.call(partial(self._take, limit=limit, holding=len(self.runs)))
         except (DatabaseError, InterfaceError) as error:

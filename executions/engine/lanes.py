@@ -104,15 +104,16 @@ def anything_startable(priorities: Sequence[int] = ()) -> bool:
     return bool(next_lanes(limit=1, priorities=priorities))
 
 
-def next_lanes(*, limit: int, priorities: Sequence[int], take_turns: bool = False) -> list[Lane]:
+def next_lanes(*, limit: int, priorities: Sequence[int], alone: bool = True, take_turns: bool = False) -> list[Lane]:
     """Up to `limit` lanes with something due and room under their caps, the next in turn first.
 
     Within a tier the tenant with the fewest leases is next, and a tenant's second lane comes after every tenant's first.
+    Unless the worker is `alone`, a lane in which all is suspect, and has not waited for long, is none: it would keep back others.
     With `take_turns`, the tenants' turns to be claimed from are taken, of those whose nobody else has.
     """
     if connection.vendor == "postgresql":
-        return _walk(limit, priorities, take_turns)
-    rows = Execution.objects.filter(state=State.QUEUED, due_at__lte=Now())
+        return _walk(limit, priorities, alone, take_turns)
+    rows = Execution.objects.filter(Q() if alone else _let_in(), state=State.QUEUED, due_at__lte=Now())
     if priorities:
         rows = rows.filter(priority__in=priorities)
     heads = rows.order_by().values_list("priority", "user_id", "flow_id").annotate(Min("due_at"), Min("flow_limit"))
@@ -134,15 +135,22 @@ def _in_turn(heads: list[tuple[int, UUID, UUID, datetime, int | None]]) -> list[
     return [lane for *_, lane in sorted(turns, key=lambda turn: turn[:3])]
 
 
+# What this worker may claim: anything if it holds nothing, otherwise what is no suspect, or has waited for long.
+_LET_IN = """(
+    %(alone)s OR NOT (on_probation OR claim_alone) OR due_at < statement_timestamp()
+        - CASE WHEN claim_alone THEN %(alone_patience)s ELSE %(probation_patience)s END
+)"""
+_PATIENCE: dict[str, Any] = {"alone_patience": ALONE_PATIENCE, "probation_patience": PROBATION_PATIENCE}
+
 # From each lane's head to the next lane's, by the index `execution_queue`: one short index scan a lane.
-_WALK = """
+_WALK = f"""
 WITH RECURSIVE head AS (
     (SELECT priority, user_id, flow_id, due_at, flow_limit FROM executions_execution
-     WHERE state = 'queued' ORDER BY priority, user_id, flow_id, due_at LIMIT 1)
+     WHERE state = 'queued' AND {_LET_IN} ORDER BY priority, user_id, flow_id, due_at LIMIT 1)
     UNION ALL
     SELECT following.* FROM head CROSS JOIN LATERAL (
         SELECT priority, user_id, flow_id, due_at, flow_limit FROM executions_execution
-        WHERE state = 'queued' AND (priority, user_id, flow_id) > (head.priority, head.user_id, head.flow_id)
+        WHERE state = 'queued' AND (priority, user_id, flow_id) > (head.priority, head.user_id, head.flow_id) AND {_LET_IN}
         ORDER BY priority, user_id, flow_id, due_at LIMIT 1
     ) following
 ), flow AS (
@@ -160,7 +168,7 @@ JOIN tier ON tier.name = accounts_user.tier
 LEFT JOIN tenant ON tenant.user_id = head.user_id
 LEFT JOIN flow ON flow.flow_id = head.flow_id
 WHERE head.due_at <= statement_timestamp()
-  AND (%(priorities)s::int[] = '{}' OR head.priority = ANY (%(priorities)s::int[]))
+  AND (%(priorities)s::int[] = '{{}}' OR head.priority = ANY (%(priorities)s::int[]))
   AND coalesce(tenant.working, 0) < tier.cap
   AND (head.flow_limit IS NULL OR coalesce(flow.working, 0) < head.flow_limit)
 ORDER BY head.priority,
@@ -168,18 +176,25 @@ ORDER BY head.priority,
     + row_number() OVER (PARTITION BY head.user_id ORDER BY coalesce(flow.working, 0), head.due_at),
     head.due_at
 LIMIT %(limit)s
-"""
+"""  # noqa: S608 - of constants
 _WALK_TAKING_TURNS = (
     f"SELECT lane.*, {advisory.trying(advisory.Turns.TENANT_CLAIMS, 'lane.user_id')} FROM ({_WALK}) AS lane"  # noqa: S608 - of constants
 )
 
 
-def _walk(limit: int, priorities: Sequence[int], take_turns: bool) -> list[Lane]:
+def _walk(limit: int, priorities: Sequence[int], alone: bool, take_turns: bool) -> list[Lane]:
     caps = concurrent_executions_by_tier()
     with connection.cursor() as cursor:
         cursor.execute(
             _WALK_TAKING_TURNS if take_turns else _WALK,
-            {"tiers": list(caps), "caps": list(caps.values()), "priorities": list(priorities), "limit": limit},
+            {
+                "tiers": list(caps),
+                "caps": list(caps.values()),
+                "priorities": list(priorities),
+                "limit": limit,
+                "alone": alone,
+                **_PATIENCE,
+            },
         )
         return [Lane(*row) for row in cursor.fetchall()]
 
@@ -203,19 +218,17 @@ def _sum(counts: Iterable[tuple[UUID, UUID, int]]) -> Working:
 
 
 # The first rows of each lane, locked; a row that someone else has locked (a cancellation, say) is left for later.
-_HEADS = """
+_HEADS = f"""
 SELECT first.* FROM unnest(%(priorities)s::int[], %(users)s::uuid[], %(flows)s::uuid[], %(shares)s::int[])
     AS lane (priority, user_id, flow_id, share)
 CROSS JOIN LATERAL (
     SELECT id, priority, user_id, flow_id, flow_limit, due_at, on_probation OR claim_alone, fence, retry_of
     FROM executions_execution
     WHERE state = 'queued' AND priority = lane.priority AND user_id = lane.user_id AND flow_id = lane.flow_id
-        AND due_at <= statement_timestamp()
-        AND (%(alone)s OR due_at < statement_timestamp() - CASE
-            WHEN claim_alone THEN %(alone_patience)s WHEN on_probation THEN %(probation_patience)s ELSE interval '0' END)
+        AND due_at <= statement_timestamp() AND {_LET_IN}
     ORDER BY due_at LIMIT lane.share FOR UPDATE SKIP LOCKED
 ) first
-"""
+"""  # noqa: S608 - of constants
 
 
 def look_into(lanes: Sequence[Lane], *, limit: int, alone: bool) -> tuple[Working, list[Queued]]:
@@ -234,8 +247,7 @@ def look_into(lanes: Sequence[Lane], *, limit: int, alone: bool) -> tuple[Workin
             "flows": [lane.flow_id for lane in lanes],
             "shares": shares,
             "alone": alone,
-            "alone_patience": ALONE_PATIENCE,
-            "probation_patience": PROBATION_PATIENCE,
+            **_PATIENCE,
         }
         with connection.cursor() as counts, connection.cursor() as heads:
             counts.execute(_COUNT, [list(set(users))])
@@ -257,7 +269,7 @@ def look_into(lanes: Sequence[Lane], *, limit: int, alone: bool) -> tuple[Workin
 
 
 def _let_in() -> Q:
-    """What may be claimed beside others, as in `_HEADS`."""
+    """What may be claimed beside others, as `_LET_IN`."""
     waited = Q(claim_alone=False, due_at__lt=Now() - PROBATION_PATIENCE) | Q(due_at__lt=Now() - ALONE_PATIENCE)
     return ~SUSPECT | waited
 

@@ -142,7 +142,7 @@ def _claim_once(owner: str, *, limit: int, holding: int, priorities: list[int]) 
     """
     with pipeline.transaction():
         lanes.wake_parked()
-        following = lanes.next_lanes(limit=limit, priorities=priorities, take_turns=True)
+        following = lanes.next_lanes(limit=limit, priorities=priorities, alone=not holding, take_turns=True)
         ours = [lane for lane in following if lane.is_ours]
         if not ours:
             return None if following else []

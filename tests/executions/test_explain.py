@@ -53,6 +53,22 @@ def test_it_says_which_call_on_which_version(api: APIClient, flow: Flow) -> None
     assert told["crashes"]["leaseHasExpired"] is False
 
 
+@pytest.mark.parametrize(("state", "on_probation"), [("queued", True), ("working", False), ("ended", True)])
+def test_it_says_that_nothing_is_claimed_beside_it_while_that_is_so(
+    api: APIClient, flow: Flow, state: str, on_probation: bool
+) -> None:
+    execution = make_execution(flow)
+    Execution.objects.filter(pk=execution.pk).update(lost_owner="shop:1", on_probation=on_probation)
+    if state != "ended":
+        lease = NOON + timedelta(days=36_500) if state == "working" else None
+        Execution.objects.filter(pk=execution.pk).update(
+            state=state, status="running", completed_at=None, due_at=NOON, lease_until=lease
+        )
+    text = explained(api, execution)["crashes"]["text"]
+    assert text.startswith("The worker shop:1 held it and gave no sign of life.")
+    assert ("Nothing else is claimed beside it" in text) == (state == "queued")
+
+
 def test_it_says_which_moment_of_a_schedule(api: APIClient, flow: Flow) -> None:
     execution = make_execution(flow, trigger_type="schedule", trigger_name="Nightly", scheduled_for=NOON)
     assert explained(api, execution)["why"]["text"] == (

@@ -216,6 +216,16 @@ def test_an_execution_that_must_run_alone_is_claimed_alone_and_keeps_no_other_ba
     assert [each.flow_id for each in claim("idle", limit=10, holding=0)] == [flow.pk]  # one of three
 
 
+@pytest.mark.parametrize(("suspect", "seconds"), [("on_probation", 2), ("claim_alone", 100)])
+def test_what_waits_for_a_worker_that_holds_nothing_keeps_no_other_tenant_back(suspect: str, seconds: int) -> None:
+    flow, other = tenant("one", Tier.PRO), tenant("other", Tier.PRO)
+    queue(flow, 1, due_at=timezone.now() - timedelta(seconds=seconds), **{suspect: True})
+    queue(other, 1, due_at=timezone.now())
+    assert [each.flow_id for each in claim("busy", limit=1, holding=99)] == [other.pk]
+    assert anything_startable()
+    assert [each.flow_id for each in claim("idle", limit=1, holding=0)] == [flow.pk]
+
+
 def test_flows_that_call_flows_do_not_lock_themselves_out_under_a_cap_of_two(
     api: APIClient, alice: User, drain: Drain
 ) -> None:

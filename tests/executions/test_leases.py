@@ -1,6 +1,7 @@
 """Who holds an execution, and what becomes of it when its holder is gone."""
 
 import threading
+import time
 from collections.abc import Callable
 from contextlib import closing
 from datetime import timedelta
@@ -9,6 +10,7 @@ from itertools import pairwise
 import pytest
 from django.db import connection
 from django.db.models.functions import Now
+from django.test import override_settings
 from django.utils import timezone
 from rest_framework.test import APIClient
 
@@ -160,6 +162,26 @@ def test_others_are_let_in_once_it_has_worked_for_some_time(api: APIClient, drai
     assert began[-1] - began[0] < 3  # but not one after another's end
     fresh.refresh_from_db()
     assert fresh.completed_at is not None and all(end is not None and fresh.completed_at < end for end in ends)
+
+
+@override_settings(BLOX_WORKER_CONCURRENCY=1)
+def test_probation_ends_in_a_worker_that_is_full_too(api: APIClient, drain: Drain, world: Witness) -> None:
+    [suspect] = lost(
+        run(api, start(api, f'  - {{name: get, handler: blox.http, config: {{url: "{world.url}/slow?s=3"}}}}\n'))
+    )
+    seen: list[bool] = []
+
+    def watch() -> None:
+        with closing(connection):
+            wait_until(lambda: Execution.objects.filter(pk=suspect.pk, state="working").exists())
+            time.sleep(1)
+            seen.extend(Execution.objects.filter(pk=suspect.pk, state="working").values_list("on_probation", flat=True))
+
+    watching = threading.Thread(target=watch)
+    watching.start()
+    drain()
+    watching.join()
+    assert seen == [False]
 
 
 def test_a_death_after_probation_is_not_counted_and_the_next_probation_is_longer(api: APIClient) -> None:
