@@ -54,7 +54,7 @@ def timed_out(seconds: float) -> Ending:
 
 def worker_lost(crashes: int) -> Ending:
     return Ending(
-        ExecutionStatus.ERROR, WORKER_LOST, f"The worker died {crashes} times while it worked on this execution alone."
+        ExecutionStatus.ERROR, WORKER_LOST, f"{crashes} workers died as soon as they had taken up this execution."
     )
 
 

@@ -99,7 +99,7 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Crashes:
-    """`alone` counts leases that expired while the execution had a worker to itself; three end it."""
+    """`alone` counts workers that died when they had just taken it up, with nothing else to blame; three end it."""
 
     lease_has_expired: bool
     alone: int
@@ -329,7 +329,7 @@ def _crashes(record: Record, now: datetime) -> Crashes:
     else:
         worker = f"The worker {execution.lost_owner}" if execution.lost_owner else "A worker"  # of before that was kept
         text = f"{worker} held it and gave no sign of life." + (
-            f" {execution.crashes} died while it had them to itself." if execution.crashes else ""
+            f" {execution.crashes} died as soon as they had taken it up." if execution.crashes else ""
         )
         if execution.state != State.ENDED and (execution.on_probation or execution.claim_alone):
             text += " Nothing else is claimed beside it until it has worked for some time."

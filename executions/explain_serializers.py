@@ -65,7 +65,9 @@ class ExplainedFailureSerializer(serializers.Serializer[Any]):
 
 class CrashesSerializer(serializers.Serializer[Any]):
     lease_has_expired = serializers.BooleanField(help_text="A worker that held it gave no sign of life.")
-    alone = serializers.IntegerField(help_text="Expired leases while it had a worker to itself; three end it.")
+    alone = serializers.IntegerField(
+        help_text="Workers that died when they had just taken it up, with nothing else to blame; three end it."
+    )
     steps_under_way = serializers.IntegerField(help_text="Steps that a worker's death cut off.")
     text = serializers.CharField()
 

@@ -25,4 +25,9 @@ class Migration(migrations.Migration):
             name='claim_alone',
             field=models.BooleanField(default=False, help_text='A lease on it has expired on probation, too: it gets a worker to itself.'),
         ),
+        migrations.AlterField(
+            model_name='execution',
+            name='crashes',
+            field=models.PositiveSmallIntegerField(default=0, help_text='Leases that expired on probation with nothing else to blame; three end it.'),
+        ),
     ]

@@ -93,7 +93,7 @@ class Execution(models.Model):
         default=0, db_default=0, help_text="Leases on it that have expired since it was last parked or handed back."
     )
     crashes = models.PositiveSmallIntegerField(
-        default=0, help_text="Leases that expired while it had a worker to itself."
+        default=0, help_text="Leases that expired on probation with nothing else to blame; three end it."
     )
     lost_owner = models.CharField(
         max_length=100, blank=True, default="", db_default="", help_text="The last worker whose lease on it expired."
