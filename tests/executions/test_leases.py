@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from datetime import timedelta
 from itertools import pairwise
 
@@ -162,6 +163,31 @@ def test_others_are_let_in_once_it_has_worked_for_some_time(api: APIClient, drai
     assert fresh.completed_at is not None and all(end is not None and fresh.completed_at < end for end in ends)
 
 
+def test_a_worker_ends_the_probation_of_what_it_runs_so_a_later_death_is_not_counted(
+    api: APIClient, drain: Drain, world: Witness
+) -> None:
+    flow = start(api, f'  - {{name: get, handler: blox.http, config: {{url: "{world.url}/slow?s=1"}}}}\n')
+    [execution] = lost(run(api, flow))
+    worker = threading.Thread(target=drain)
+    worker.start()
+    try:
+        wait_until(lambda: not Execution.objects.get().on_probation, seconds=5)
+        lose(execution)
+        assert (execution.crashes, execution.claim_alone, execution.expiries) == (0, False, 2)
+    finally:
+        worker.join()
+    execution.refresh_from_db()
+    assert execution.status == "success"
+
+
+def test_what_has_parked_has_passed_its_probation(api: APIClient, drain: Drain) -> None:
+    [execution] = lost(run(api, start(api, "  - {name: wait, handler: blox.delay, config: {seconds: 600}}\n")))
+    drain()
+    execution.refresh_from_db()
+    assert (execution.state, execution.on_probation, execution.claim_alone) == (State.PARKED, False, False)
+    assert execution.expiries == 0
+
+
 def test_a_death_after_probation_is_not_counted_and_the_next_probation_is_longer(api: APIClient) -> None:
     execution = run(api, start(api, TRANSFORM))
     seconds = []
@@ -181,6 +207,8 @@ def test_a_lease_that_is_gone_ends_no_probation(api: APIClient) -> None:
     let_others_in(late)
     [anew] = claim("worker", limit=10, holding=0)
     let_others_in(late)
+    forgotten = replace(anew, deadline_at=anew.deadline_at - timedelta(seconds=1))  # by a crash of the database
+    let_others_in(forgotten)
     execution.refresh_from_db()
     assert (execution.on_probation, execution.claim_alone, anew.probation_seconds) == (True, True, 2.0)
 
