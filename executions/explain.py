@@ -329,7 +329,7 @@ def _crashes(record: Record, now: datetime) -> Crashes:
     else:
         worker = f"The worker {execution.lost_owner}" if execution.lost_owner else "A worker"  # of before that was kept
         text = f"{worker} held it and gave no sign of life." + (
-            f" {execution.crashes} died as soon as they had taken it up." if execution.crashes else ""
+            f" Workers that died as soon as they had taken it up: {execution.crashes}." if execution.crashes else ""
         )
         if execution.state != State.ENDED and (execution.on_probation or execution.claim_alone):
             text += " Nothing else is claimed beside it until it has worked for some time."

@@ -146,6 +146,35 @@ def test_a_worker_that_died_is_told_of(api: APIClient, flow: Flow) -> None:
     assert told["retryFromStart"]["isPossible"] is False
 
 
+DIED = "held it and gave no sign of life."
+BY_ITSELF = "Nothing else is claimed beside it until it has worked for some time."
+
+
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        ({}, "No worker has died while it worked on this execution, as far as is on record."),
+        (
+            {"status": "running", "state": "working", "lease_owner": "w1", "lease_until": NOON, "lost_owner": "w0"},
+            "The lease of w1 has run out: another worker takes over within seconds.",
+        ),
+        ({"status": "running", "lost_owner": "w1", "on_probation": True}, f"The worker w1 {DIED} {BY_ITSELF}"),
+        ({"status": "running", "lost_owner": "w1", "claim_alone": True}, f"The worker w1 {DIED} {BY_ITSELF}"),
+        ({"lost_owner": "w1"}, f"The worker w1 {DIED}"),
+        (
+            {"status": "error", "error_code": "worker_lost", "lost_owner": "w3", "crashes": 3},
+            f"The worker w3 {DIED} Workers that died as soon as they had taken it up: 3.",
+        ),
+        (  # of a release that kept no owner
+            {"status": "error", "error_code": "worker_lost"},
+            f"A worker {DIED}",
+        ),
+    ],
+)
+def test_it_says_what_became_of_its_workers(api: APIClient, flow: Flow, fields: dict[str, Any], text: str) -> None:
+    assert explained(api, make_execution(flow, **fields))["crashes"]["text"] == text
+
+
 def test_what_really_ran_is_explained(api: APIClient, drain: Callable[[], None]) -> None:
     execution = run(api, start(api, "  - {name: wait, handler: blox.delay, config: {seconds: 600}}\n"))
     drain()

@@ -1,9 +1,9 @@
 """Who holds an execution, and what becomes of it when its holder is gone."""
 
 import threading
-import time
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -162,24 +162,30 @@ def test_others_are_let_in_once_it_has_worked_for_some_time(api: APIClient, drai
     assert fresh.completed_at is not None and all(end is not None and fresh.completed_at < end for end in ends)
 
 
-@override_settings(BLOX_WORKER_CONCURRENCY=1)
-def test_probation_ends_in_a_worker_that_is_full_too(api: APIClient, drain: Drain, world: Witness) -> None:
-    [suspect] = lost(
-        run(api, start(api, f'  - {{name: get, handler: blox.http, config: {{url: "{world.url}/slow?s=3"}}}}\n'))
-    )
-    seen: list[bool] = []
+@override_settings(BLOX_WORKER_CONCURRENCY=1)  # full, it does so too
+def test_a_worker_ends_the_probation_of_what_it_runs_so_a_later_death_is_not_counted(
+    api: APIClient, drain: Drain, world: Witness
+) -> None:
+    flow = start(api, f'  - {{name: get, handler: blox.http, config: {{url: "{world.url}/slow?s=1"}}}}\n')
+    [execution] = lost(run(api, flow))
+    worker = threading.Thread(target=drain)
+    worker.start()
+    try:
+        wait_until(lambda: not Execution.objects.get().on_probation, seconds=5)
+        lose(execution)
+        assert (execution.crashes, execution.claim_alone, execution.expiries) == (0, False, 2)
+    finally:
+        worker.join()
+    execution.refresh_from_db()
+    assert execution.status == "success"
 
-    def watch() -> None:
-        with closing(connection):
-            wait_until(lambda: Execution.objects.filter(pk=suspect.pk, state="working").exists())
-            time.sleep(1)
-            seen.extend(Execution.objects.filter(pk=suspect.pk, state="working").values_list("on_probation", flat=True))
 
-    watching = threading.Thread(target=watch)
-    watching.start()
+def test_what_has_parked_has_passed_its_probation(api: APIClient, drain: Drain) -> None:
+    [execution] = lost(run(api, start(api, "  - {name: wait, handler: blox.delay, config: {seconds: 600}}\n")))
     drain()
-    watching.join()
-    assert seen == [False]
+    execution.refresh_from_db()
+    assert (execution.state, execution.on_probation, execution.claim_alone) == (State.PARKED, False, False)
+    assert execution.expiries == 0
 
 
 def test_a_death_after_probation_is_not_counted_and_the_next_probation_is_longer(api: APIClient) -> None:
@@ -201,6 +207,8 @@ def test_a_lease_that_is_gone_ends_no_probation(api: APIClient) -> None:
     let_others_in(late)
     [anew] = claim("worker", limit=10, holding=0)
     let_others_in(late)
+    forgotten = replace(anew, deadline_at=anew.deadline_at - timedelta(seconds=1))  # by a crash of the database
+    let_others_in(forgotten)
     execution.refresh_from_db()
     assert (execution.on_probation, execution.claim_alone, anew.probation_seconds) == (True, True, 2.0)
 
