@@ -93,14 +93,15 @@ CUT = f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '
 
 
 def wait_for_listeners(server: Redis) -> None:
-    """Until every Celery process waits for messages again."""
+    """Until every Celery process waits for messages again, or has one and is busy with the bell before."""
 
     def listening() -> bool:
         with redis.Redis(port=server.port) as client:
-            return sum(each["cmd"] == "brpop" for each in client.client_list()) >= LISTENERS
+            waiting = sum(each["cmd"] == "brpop" and "b" in each["flags"] for each in client.client_list())
+            return waiting + client.hlen("unacked") >= LISTENERS
 
     began = time.monotonic()
-    wait_until(listening, seconds=40)
+    wait_until(listening, seconds=140)  # one that is busy may be so for as long as a drain lasts: two minutes
     print(f"listening again after {time.monotonic() - began:.1f} s")
 
 
