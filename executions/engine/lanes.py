@@ -29,9 +29,8 @@ WAKE_BATCH = 1_000
 # claimed beside that, since to wait for ever would be worse.
 PROBATION_PATIENCE = timedelta(seconds=5)
 ALONE_PATIENCE = timedelta(minutes=2)
-SUSPECT = Q(on_probation=True) | Q(
-    claim_alone=True
-)  # the second alone where a clock of an older release has seen the expiry
+# `claim_alone` without the other: a clock of an older release has seen the expiry.
+SUSPECT = Q(on_probation=True) | Q(claim_alone=True)
 
 
 @dataclass(frozen=True, slots=True)
