@@ -2,8 +2,6 @@
 
 from collections.abc import Iterable
 
-from rapidfuzz import fuzz, process
-
 ALIKE = 60  # percent; what `difflib.get_close_matches` takes for close
 LONGEST = 100  # characters of a name that are compared
 
@@ -13,5 +11,7 @@ def closest(name: str, known: Iterable[str]) -> str | None:
 
     Names come from tenants, thousands in one request: difflib would compare 1,000 of them with 500 in 100 seconds.
     """
+    from rapidfuzz import fuzz, process  # 3 MB in each process, of which few ever meet an unknown name
+
     found = process.extractOne(name[:LONGEST], list(known), scorer=fuzz.ratio, score_cutoff=ALIKE)
     return None if found is None else str(found[0])
