@@ -17,6 +17,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, WithJsonSchema
 
 if TYPE_CHECKING:
     from bloxserver.core.safe_http import GuardedClient
+    from llm.exchange import Answer as ModelAnswer
+    from llm.exchange import Request
 
 JSON: TypeAlias = Any  # None, bool, int, float, str, list or dict of these
 
@@ -95,10 +97,10 @@ class BlockError(Exception):
 class Context(Protocol):
     """What a block may ask of its run.
 
-    `call`, `record`, `transact`, `sleep_until`, `ask`, `start_flow` and `wait_for_execution` are journalled by position
-    in the block's run (or by `position`, where the order of calls is not fixed): a block that runs again after a
-    crash or a wait gets the recorded answers, and pays or acts no second time. So a block must ask in the same order
-    each time it is run with the same config and payload.
+    `call`, `record`, `ask_model`, `transact`, `sleep_until`, `ask`, `start_flow` and `wait_for_execution` are journalled
+    by position in the block's run (or by `position`, where the order of calls is not fixed): a block that runs again
+    after a crash or a wait gets the recorded answers, and pays or acts no second time. So a block must ask in the same
+    order each time it is run with the same config and payload.
     """
 
     execution_id: UUID
@@ -143,6 +145,13 @@ class Context(Protocol):
 
     async def wait_for_execution(self, execution_id: UUID, *, position: str | None = None) -> JSON:
         """Park until it ends, and give its output. Raises `BlockError` when it did not succeed."""
+
+    async def ask_model(self, request: "Request", *, position: str | None = None) -> "ModelAnswer":
+        """One turn of a model: metered, a step of its own in the trace, its text streamed to who watches.
+
+        The answer is journalled, so a block that runs again pays for no second one. Raises `BlockError` with the code
+        of the `llm.errors.ModelError` behind it.
+        """
 
     async def respond(self, status: int, headers: Mapping[str, str], body: JSON) -> None:
         """What a webhook that waits for the result is answered."""
