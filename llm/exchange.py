@@ -150,3 +150,19 @@ class Answer:
                 "path": tuple(Hop(**hop) for hop in value["path"]),
             }
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One place that serves a model: a row of the operator's pool, or a user's own key for a provider."""
+
+    id: str  # the row's, or "own:" and the key's: what breakers, slots and the failover path go by
+    provider: str  # "anthropic", "openai", "xai", "together", or the name of an operator's own
+    kind: Literal["anthropic", "openai", "openai-responses"]  # the wire format
+    model: str  # as the provider names it
+    base_url: str  # "" is the SDK's own
+    api_key: str = field(repr=False)
+    priority: int = 0  # the lowest is asked first
+    weight: int = 1  # the share of calls among equals
+    concurrency: int | None = None  # calls at once, all workers together; None is unlimited
+    own_key: bool = False
