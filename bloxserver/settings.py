@@ -62,6 +62,7 @@ INSTALLED_APPS = [
     "bloxserver.core",
     "accounts",
     "billing",
+    "llm",
     "flows",
     "executions",
     "triggers",
@@ -220,6 +221,7 @@ CELERY_BEAT_SCHEDULE = {
     # These take their time, so workers do them, not the clock.
     "fold tallies": {"task": "executions.fold_tallies", "schedule": 15.0, "options": {"expires": 15.0}},
     "work operations": {"task": "executions.work_operations", "schedule": 10.0, "options": {"expires": 10.0}},
+    "tell of refused keys": {"task": "llm.tell_of_refused_keys", "schedule": 60.0, "options": {"expires": 60.0}},
     "prune history": {"task": "executions.prune_history", "schedule": 10.0, "options": {"expires": 10.0}},
 }
 CELERY_BEAT_SCHEDULER = "celery.beat:Scheduler"  # in memory: a metronome has nothing to remember, and two may run
@@ -235,6 +237,11 @@ BLOX_WEB_THREADS = env.int("BLOX_WEB_THREADS", default=32)
 # How many of those threads event streams and waiting webhooks may hold.
 BLOX_STREAM_LIMIT = env.int("BLOX_STREAM_LIMIT", default=16)
 BLOX_METRICS_TOKEN = env.str("BLOX_METRICS_TOKEN", default="")
+
+# Where users' own keys for a provider are used, instead of the provider's own address; also of providers that are not known.
+BLOX_LLM_BASE_URLS = dict(
+    (part.strip() for part in pair.partition("=")[::2]) for pair in env.list("BLOX_LLM_BASE_URLS", default=[])
+)
 
 EMAIL_CONFIG = env.email_url("EMAIL_URL", default="consolemail://" if DEBUG else "smtp://localhost:25")
 vars().update(EMAIL_CONFIG)
