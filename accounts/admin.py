@@ -65,6 +65,8 @@ class UserAdmin(ButtonsAdmin, DjangoUserAdmin):
         return {
             "Flows": f"{reverse('admin:flows_flow_changelist')}?user__id__exact={obj.pk}",
             "Executions": f"{reverse('admin:executions_execution_changelist')}?user__id__exact={obj.pk}",
+            "Budgets": f"{reverse('admin:billing_budget_changelist')}?user__id__exact={obj.pk}",
+            "Model usage": f"{reverse('admin:billing_llmusage_changelist')}?user__id__exact={obj.pk}",
         }
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:

@@ -218,6 +218,7 @@ CELERY_BEAT_SCHEDULE = {
     # At whole seconds (`relative`), as the moments of schedules are: a tick just before would leave them to the next.
     "tick": {"task": "triggers.tick", "schedule": 1.0, "relative": True, "options": {"queue": "clock", "expires": 1.0}},
     "sweep": {"task": "executions.sweep", "schedule": 1.0, "options": {"queue": "clock", "expires": 1.0}},
+    "keep budgets": {"task": "billing.keep_budgets", "schedule": 5.0, "options": {"queue": "clock", "expires": 5.0}},
     # These take their time, so workers do them, not the clock.
     "fold tallies": {"task": "executions.fold_tallies", "schedule": 15.0, "options": {"expires": 15.0}},
     "work operations": {"task": "executions.work_operations", "schedule": 10.0, "options": {"expires": 10.0}},
