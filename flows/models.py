@@ -198,3 +198,31 @@ class KeyValue(models.Model):
 
     def __str__(self) -> str:
         return self.key
+
+
+class AgentMemory(models.Model):
+    """What an agent with `memory: flow` was told and answered in earlier executions, under one key."""
+
+    id = models.UUIDField(primary_key=True, default=new_id, editable=False)
+    # The unique key below begins with it.
+    flow = models.ForeignKey(Flow, on_delete=models.CASCADE, related_name="memories", db_index=False)
+    listener = models.CharField(max_length=63)
+    key = models.CharField(
+        max_length=255, blank=True, help_text="As the agent's config gives it; empty where it gives none."
+    )
+    messages = models.TextField(help_text="JSON: the exchanges, the oldest first, each {user, answer, at}.")
+    size = models.PositiveIntegerField(help_text="Bytes of the messages.")
+    updated_at = models.DateTimeField(default=timezone.now, editable=False)
+
+    objects: ClassVar[OwnedQuerySet["AgentMemory"]] = OwnedQuerySet.as_manager()  # type: ignore[assignment]
+    owner_path = "flow__user"
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["flow", "listener", "key"], name="agentmemory_key_unique")]
+        # The list of a flow's memories, and which of too many goes first.
+        indexes = [models.Index(fields=["flow", "-updated_at", "-id"], name="agentmemory_latest")]
+        ordering = ["-updated_at", "-id"]
+        verbose_name_plural = "agent memories"
+
+    def __str__(self) -> str:
+        return f"{self.listener}: {self.key or 'everybody'}"

@@ -66,7 +66,7 @@ class GraphEdgeSerializer(serializers.Serializer[Any]):
     id = serializers.CharField()
     source = serializers.CharField()  # type: ignore[assignment]
     target = serializers.CharField()
-    kind = serializers.CharField(help_text="peer, next or on_error.")
+    kind = serializers.CharField(help_text="peer, tool, next or on_error.")
 
 
 class GraphSerializer(serializers.Serializer[Any]):

@@ -50,6 +50,7 @@ CHILD_LOOK_SECONDS = 1.0  # while the worker has other steps of the execution to
 # Should the wake-up be lost, the parent looks again when the child has run for as long again, within these.
 CHILD_LOOK_AGAIN = timedelta(seconds=30), timedelta(minutes=15)
 ANSWER_LOOK_SECONDS = 1.0  # while the worker has other steps of the execution to do; else it parks
+FAILED_CALL = "failed_call"  # the kind of entry that keeps a call's failure
 MAX_POSITION = 32  # characters: the column's
 LOG_LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
@@ -73,6 +74,7 @@ class StepContext:
         self.listener = listener.name
         self._limit = listener.timeout
         self.peers = listener.peers
+        self.tools = listener.tools
         self.attempt = step.attempt
         self.idempotency_key = f"{run.claimed.pk}:{step.key}"
 
@@ -91,15 +93,23 @@ class StepContext:
         self._timeout = asyncio.timeout(seconds)
         return self._timeout
 
-    async def call(self, peer: str, payload: Any, *, position: str | None = None) -> Any:
+    async def call(self, peer: str, payload: Any, *, position: str | None = None, keep_failure: bool = False) -> Any:
         if peer not in self.peers:
             raise BlockError(
                 f'"{peer}" is not among the peers of {self.listener}.', code="unknown_peer", retryable=False
             )
-        scope = self._scope.inner(Plan(self._run.organism, scope=f"{self._step.key}:{self._position(position)}"))
+        position = self._position(position)
+        if (entry := self._recorded(FAILED_CALL, position)) is not None:
+            raise BlockError(**json_text.loads(entry.value))
+        scope = self._scope.inner(Plan(self._run.organism, scope=f"{self._step.key}:{position}"))
         first = scope.plan.start(peer, payload, caller=(self.listener, self._step.key))
-        with self._waiting():
-            return await self._run.run_scope(scope, first)
+        try:
+            with self._waiting():
+                return await self._run.run_scope(scope, first)
+        except BlockError as error:
+            if keep_failure:
+                self._run.write_down(self._entry(FAILED_CALL, position, {"message": error.message, "code": error.code}))
+            raise
 
     async def record(self, fn: Callable[[], Awaitable[Any]], *, position: str | None = None) -> Any:
         position = self._position(position)

@@ -24,7 +24,7 @@ from executions import approvals, endings
 from executions.endings import Ending, canceled, timed_out
 from executions.engine.leases import Claimed
 from executions.engine.planner import Delivery, Plan
-from executions.engine.steps import Outcome, StepFailed, StepRunner
+from executions.engine.steps import WORKER_LOST, Outcome, StepFailed, StepRunner
 from executions.engine.store import Change, LeaseLost, Store, Transaction
 from executions.engine.turns import Turns
 from executions.models import Execution, ExecutionStatus, JournalEntry, State, Step, StepStatus
@@ -398,8 +398,9 @@ class ExecutionRun:
     def _forget_earlier_failures(self) -> None:
         """Forgetting writes nothing, so a run that parked, or died, before the next attempt has left the failures on record."""
         for step in self.claimed.steps:
-            if step.failures and step.completed_at is None:
-                self.forget_failures_below(step.key, until=datetime.fromisoformat(step.failures[-1]["at"]))
+            failures = [entry["at"] for entry in step.failures if entry["code"] != WORKER_LOST]
+            if failures and step.completed_at is None:
+                self.forget_failures_below(step.key, until=datetime.fromisoformat(failures[-1]))
 
     async def flush(self) -> None:
         """Commit what has not been written."""

@@ -261,7 +261,8 @@ class StepRunner:
         step.attempt += 1
         step.status = StepStatus.WAITING
         self._run.put(step)
-        self._run.forget_failures_below(step.key)
+        if failure.code != WORKER_LOST:  # what a crash found failed has failed for its caller, too
+            self._run.forget_failures_below(step.key)
 
     def _new_step(self, scope: "Scope", delivery: Delivery, listener: Listener) -> Step:
         is_first = not delivery.parents and not scope.plan.scope

@@ -20,7 +20,9 @@ class JournalEntry(models.Model):
     execution = models.ForeignKey(Execution, on_delete=models.CASCADE, related_name="journal", db_index=False)
     step_key = models.CharField(max_length=32)
     position = models.CharField(max_length=32)
-    kind = models.CharField(max_length=20, help_text="What was asked: record, transact, sleep, ask, start_flow, model.")
+    kind = models.CharField(
+        max_length=20, help_text="What was asked: record, transact, sleep, ask, start_flow, model, failed_call."
+    )
     value = models.TextField(help_text="JSON.")
     created_at = models.DateTimeField(default=timezone.now)
 

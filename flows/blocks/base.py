@@ -94,6 +94,27 @@ class BlockError(Exception):
         self.retry_after = retry_after
 
 
+@dataclass(frozen=True, slots=True)
+class PeerTool:
+    """A peer as an agent's model sees it. `input_schema` is the JSON Schema of an object.
+
+    `wraps`: the peer takes a value that is no object, so it stands in the object as `input`.
+    """
+
+    name: str
+    description: str
+    input_schema: dict[str, Any]
+    wraps: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Remark:
+    """What a block says of a config, beyond what its `Config` checks; `path` leads to the place."""
+
+    path: tuple[str | int, ...]
+    message: str
+
+
 class Context(Protocol):
     """What a block may ask of its run.
 
@@ -108,6 +129,7 @@ class Context(Protocol):
     user_id: UUID
     listener: str
     peers: tuple[str, ...]
+    tools: tuple[PeerTool, ...]  # the peers as tools, for a block whose peers are that
     attempt: int  # 1 for the first
     idempotency_key: str  # the same for every attempt of this step
 
@@ -115,8 +137,12 @@ class Context(Protocol):
     def http(self) -> "GuardedClient":
         """The client for whatever a tenant's request leads to."""
 
-    async def call(self, peer: str, payload: JSON, *, position: str | None = None) -> JSON:
-        """Run what lies behind `peer`, as a scope of its own, and give its result. Raises `BlockError` if it failed."""
+    async def call(self, peer: str, payload: JSON, *, position: str | None = None, keep_failure: bool = False) -> JSON:
+        """Run what lies behind `peer`, as a scope of its own, and give its result. Raises `BlockError` if it failed.
+
+        A failed call is made again by the block's next attempt, unless `keep_failure` puts the failure on record: it is
+        then raised again as it was. For a block that has acted on it.
+        """
 
     async def record(self, fn: Callable[[], Awaitable[JSON]], *, position: str | None = None) -> JSON:
         """Do one effect and keep its result."""
@@ -179,6 +205,11 @@ class Block(ABC):
     # Config fields (top level) left unrendered: given to the block as they stand in the YAML.
     raw_fields: ClassVar[frozenset[str]] = frozenset()
 
+    # Keys of the listener that are options of this block: they may stand there or in `config`.
+    listener_keys: ClassVar[frozenset[str]] = frozenset()
+    # Whether its peers are tools, reached through `ctx.call` alone, and its output goes to the listener's `next`.
+    peers_are_tools: ClassVar[bool] = False
+
     # Whether `run` ever waits for something. Where it never does, a step's timeout has nothing to end, and is not set.
     waits: ClassVar[bool] = True
     default_attempts: ClassVar[int] = 1
@@ -194,6 +225,14 @@ class Block(ABC):
 
     def called_peers(self, config: Mapping[str, Any]) -> list[str]:
         """The peers that it reaches through `ctx.call` alone: its output does not go to them."""
+        return []
+
+    def tool_schema(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """JSON Schema of the payload that an agent gives a listener with this config; {} where the block has none."""
+        return self.input_schema
+
+    def remarks(self, config: Mapping[str, Any]) -> list[Remark]:
+        """What else is wrong with a config (as in the YAML, before rendering): each an error at its place."""
         return []
 
     def is_merge(self) -> bool:

@@ -3,7 +3,7 @@
 import ast
 import math
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from decimal import ROUND_HALF_UP, Decimal, localcontext
 from typing import Any, ClassVar, NoReturn
 
@@ -51,6 +51,11 @@ class Calculate(Block):
     expression: "round({{ payload.net }} * 1.19, 2)"
   peers: [write_invoice]
 """
+
+    def tool_schema(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        if config.get("expression") is not None:
+            return {}  # what it reads of the payload
+        return {**self.input_schema, "required": ["expression"]}
 
     async def run(self, ctx: Context, config: CalculateConfig, payload: JSON) -> JSON:
         expression = config.expression

@@ -1,12 +1,12 @@
 """`blox.for_each`: run a peer once for each item of a list."""
 
-import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
 from flows.blocks.base import JSON, Block, BlockConfig, BlockError, Context, Output
+from flows.blocks.parallel import in_parallel
 
 
 class ForEachConfig(BlockConfig):
@@ -62,40 +62,11 @@ class ForEach(Block):
                 failures[index] = error
             return config.on_item_error == "skip" or not failures
 
-        await _in_parallel(run_item, len(items), config.max_parallel)
+        await in_parallel(run_item, len(items), config.max_parallel)
         if failures and config.on_item_error == "fail":
             index = min(failures)
             raise _of_item(failures[index], index)
         return Output(results, to=tuple(peer for peer in ctx.peers if peer != config.each))
-
-
-async def _in_parallel(run: Callable[[int], Awaitable[bool]], count: int, limit: int) -> None:
-    """`run` every index below `count`, `limit` at once, until one says False.
-
-    What is under way is always awaited, not cancelled: its effects go on record. Any exception is raised after that.
-    """
-    indices = iter(range(count))
-    going_on = True
-
-    async def work() -> None:
-        nonlocal going_on
-        for index in indices:
-            if not going_on:
-                return
-            if not await run(index):
-                going_on = False
-
-    workers = [asyncio.create_task(work()) for _ in range(min(limit, count))]
-    try:
-        if workers:
-            await asyncio.wait(workers)
-    finally:
-        for worker in workers:
-            worker.cancel()  # only has an effect when this task itself was cancelled
-        outcomes = await asyncio.gather(*workers, return_exceptions=True)
-    for outcome in outcomes:
-        if isinstance(outcome, BaseException):
-            raise outcome
 
 
 def _of_item(error: BlockError, index: int) -> BlockError:

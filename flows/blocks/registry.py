@@ -10,6 +10,7 @@ import re
 from importlib.metadata import EntryPoint, entry_points
 
 from bloxserver.core.words import closest
+from flows.blocks.agent import Agent
 from flows.blocks.approval import Approval
 from flows.blocks.base import Block, BlockConfig
 from flows.blocks.branch import Branch
@@ -21,6 +22,7 @@ from flows.blocks.fail import Fail
 from flows.blocks.for_each import ForEach
 from flows.blocks.http import Http
 from flows.blocks.key_value import KeyValueBlock
+from flows.blocks.llm import Llm
 from flows.blocks.log import Log
 from flows.blocks.merge import Merge
 from flows.blocks.output import OutputBlock
@@ -41,6 +43,8 @@ BUILT_IN: tuple[type[Block], ...] = (
     CallFlow,
     KeyValueBlock,
     Calculate,
+    Llm,
+    Agent,
     Email,
     Respond,
     Log,

@@ -1,5 +1,6 @@
-"""Checks a listener's config against its block: its Pydantic model, its placeholders, the peers that it names."""
+"""Checks a listener's config against its block: its Pydantic model, its placeholders, what the block itself says of it."""
 
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -10,8 +11,10 @@ from flows.organism.checks import Findings, kind_of, nearest
 from flows.organism.nodes import Mark, Node, Path
 from flows.organism.templates import CompiledConfig, compile_config
 
+Place = Callable[[Path], Path]  # from a path in the config to that in the document
 
-def check_config(findings: Findings, block: Block, node: Node, path: Path, *, missing_at: Mark) -> CompiledConfig:
+
+def check_config(findings: Findings, block: Block, node: Node, place: Place, *, missing_at: Mark) -> CompiledConfig:
     """Compile a config and report all that is wrong with it. `missing_at` is where a missing key is reported."""
     raw = node.plain()
     config, problems = compile_config(raw, block)
@@ -20,13 +23,14 @@ def check_config(findings: Findings, block: Block, node: Node, path: Path, *, mi
         mark = scalar.mark
         if problem.fragment and isinstance(scalar.value, str):
             mark = findings.document.mark_inside(scalar, problem.fragment, problem.offset)
-        findings.error(mark, (*path, *problem.path), problem.message)
-    _check_model(findings, block, node, raw, path, missing_at)
+        findings.error(mark, place(problem.path), problem.message)
+    _check_model(findings, block, node, raw, place, missing_at)
+    _check_remarks(findings, block, node, raw, place)
     return config
 
 
 def _check_model(
-    findings: Findings, block: Block, node: Node, raw: dict[str, Any], path: Path, missing_at: Mark
+    findings: Findings, block: Block, node: Node, raw: dict[str, Any], place: Place, missing_at: Mark
 ) -> None:
     try:
         details = _errors(block.Config, raw)
@@ -35,7 +39,7 @@ def _check_model(
         ):  # a rule on the whole was broken before the fields were looked at
             details += _errors(_fields_alone(block.Config), raw)
     except Exception as error:  # a validator of another package's block; it must not take the whole check down
-        findings.error(missing_at, path, f"{block.name} cannot check this config: {type(error).__name__}.")
+        findings.error(missing_at, place(()), f"{block.name} cannot check this config: {type(error).__name__}.")
         return
     sentences: dict[Path, list[str]] = {}  # a union gives one for each of its kinds
     for detail in details:
@@ -43,20 +47,29 @@ def _check_model(
         if detail["type"] == "extra_forbidden":
             parent, above = node.descend(detail["loc"][:-1])
             key = str(detail["loc"][-1])
-            findings.error(parent.keys.get(key, where.mark), (*path, *above, key), _unknown(block, key, above))
+            findings.error(parent.keys.get(key, where.mark), place((*above, key)), _unknown(block, key, above))
         elif _is_templated(block, where, known):
             continue  # what the placeholder will give is not known yet; it is checked when it is
         elif detail["type"] == "missing":
             mark = where.mark if known else missing_at
             key = str(detail["loc"][-1])
-            findings.error(mark, (*path, *known, key), _missing(block, key))
+            findings.error(mark, place((*known, key)), _missing(block, key))
         else:
             sentences.setdefault(known, []).append(detail["msg"].removeprefix("Value error, ").rstrip("."))
     for known, messages in sentences.items():
         where, _ = node.descend(known)
-        findings.error(
-            where.mark if known else missing_at, (*path, *known), _sentence(messages, where if known else None)
-        )
+        findings.error(where.mark if known else missing_at, place(known), _sentence(messages, where if known else None))
+
+
+def _check_remarks(findings: Findings, block: Block, node: Node, raw: dict[str, Any], place: Place) -> None:
+    try:
+        remarks = block.remarks(raw)
+    except Exception as error:  # another package's block
+        findings.error(node.mark, place(()), f"{block.name} cannot check this config: {type(error).__name__}.")
+        return
+    for remark in remarks:
+        where, known = node.descend(remark.path)
+        findings.error(where.mark, place(known), remark.message)
 
 
 def _errors(model: type[BaseModel], raw: dict[str, Any]) -> list[Any]:

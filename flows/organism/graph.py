@@ -9,8 +9,8 @@ from flows.organism.spec import Listener, Organism
 def reachable_from(organism: Organism, name: str) -> frozenset[str]:
     """The listeners that a message at `name` can still lead to, itself only where a loop leads back.
 
-    Messages go through `peers`, `next` and `on_error`. What a block only calls (an item of `for_each`) runs in a scope of
-    its own and sends nothing on from there. Kept by the organism, which never changes.
+    Messages go through `peers`, `next` and `on_error`. What a block only calls (an item of `for_each`, an agent's tools) runs
+    in a scope of its own and sends nothing on from there. Kept by the organism, which never changes.
     """
     known = organism.reaches.get(name)
     if known is None:
@@ -41,5 +41,5 @@ def node(name: str, *, handler: str | None, title: str, description: str, entry:
 
 
 def edge(source: str, target: str, kind: str) -> dict[str, Any]:
-    """A connection as the canvas draws it; `kind` is peer, next or on_error."""
+    """A connection as the canvas draws it; `kind` is peer, tool, next or on_error."""
     return {"id": f"{source}:{kind}:{target}", "source": source, "target": target, "kind": kind}

@@ -3,10 +3,11 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import cast, get_args
+from typing import Any, cast, get_args
 
 from flows.blocks.base import Block
 from flows.organism import compatibility
+from flows.organism.ai_keys import OF_MODELS, fold, read_input
 from flows.organism.checks import Findings, Section, nearest
 from flows.organism.config_check import check_config
 from flows.organism.nodes import Node, Path
@@ -23,14 +24,12 @@ KEYS = (
     "on_error",
     "on_crash",
     "peers",
-    "agent",
-    "model",
-    "prompt",
+    "input",
+    *OF_MODELS,
     "next",
 )
 MAX_NAME = 63
 MAX_DESCRIPTION = 2_000
-MAX_PROMPT = 100_000
 MAX_TIMEOUT = 21_600  # seconds: the most that any tier allows an execution
 MAX_ATTEMPTS = 20
 MAX_BACKOFF = 10
@@ -51,6 +50,8 @@ class Draft:
     block: Block | None = None
     config: CompiledConfig | None = None
     config_node: Node | None = None
+    folded: frozenset[str] = frozenset()  # options of the config that stand on the listener
+    input: dict[str, Any] | None = None
     description: str = ""
     peers: list[Reference] = field(default_factory=list)
     next: list[Reference] = field(default_factory=list)
@@ -62,7 +63,13 @@ class Draft:
     def targets(self) -> list[tuple[str, Reference]]:
         """(kind of edge, reference) for all that this listener leads to."""
         failure = [("on_error", self.on_error)] if self.on_error else []
-        return [("peer", peer) for peer in self.peers] + [("next", name) for name in self.next] + failure
+        kind = "tool" if self.block is not None and self.block.peers_are_tools else "peer"
+        return [(kind, peer) for peer in self.peers] + [("next", name) for name in self.next] + failure
+
+    def place(self, path: Path) -> Path:
+        """Where in the document an option of the config stands."""
+        on_listener = bool(path) and path[0] in self.folded
+        return (*self.section.path, *path) if on_listener else (*self.section.path, "config", *path)
 
     def built(self) -> Listener:
         """The listener. Only of a draft without errors."""
@@ -78,6 +85,7 @@ class Draft:
             on_crash=self.on_crash,
             retry=self.retry or RetryPolicy(max_attempts=self.block.default_attempts),
             timeout=self.timeout or self.block.default_timeout,
+            input=self.input,
         )
 
 
@@ -97,7 +105,8 @@ def read_listener(section: Section, catalogue: Mapping[str, Block]) -> Draft:
     draft.on_crash = _on_crash(section)
     draft.retry = _retry(section)
     draft.timeout = _timeout(section)
-    _agent_keys(draft)
+    draft.input = read_input(section)
+    _next_of_agents(draft)
     _read_config(draft, tool)
     return draft
 
@@ -166,9 +175,9 @@ def _read_config(draft: Draft, tool: compatibility.Tool | None) -> None:
         defaults = tool.config if tool else {}
         mark = section.mark("handler")
         node = Node({key: Node(value, mark, 0, 0) for key, value in defaults.items()}, mark, 0, 0)
-    draft.config_node = node
+    draft.config_node, draft.folded = fold(section, block, node)
     missing_at = section.key_mark("config") if given is not None else section.mark("handler")
-    draft.config = check_config(section.findings, block, node, (*section.path, "config"), missing_at=missing_at)
+    draft.config = check_config(section.findings, block, draft.config_node, draft.place, missing_at=missing_at)
 
 
 def _reference(section: Section, key: str) -> Reference | None:
@@ -214,20 +223,13 @@ def _timeout(section: Section) -> float | None:
     return timeout
 
 
-def _agent_keys(draft: Draft) -> None:
-    """`agent`, `model`, `prompt` and `next` mean something to an agent only."""
-    section = draft.section
-    is_agent = section.flag("agent")
-    section.text("model", limit=200)
-    section.text("prompt", limit=MAX_PROMPT)
-    block = draft.block
-    if block is None or block.category == "agent":
+def _next_of_agents(draft: Draft) -> None:
+    section, block = draft.section, draft.block
+    if block is None or block.peers_are_tools:
+        section.flag("agent")
         return
-    if is_agent:
+    if section.flag("agent"):
         section.error("agent", f"{block.name} is not an agent. Remove this, or choose another handler.")
-    for key in ("model", "prompt"):
-        if section.get(key) is not None:
-            section.warning(key, f'"{key}" has no effect on {block.name}.')
     if draft.next:
         message = f'"next" is for agents; {block.name} sends its output to "peers".'
         section.findings.error(section.key_mark("next"), (*section.path, "next"), message)
@@ -247,7 +249,7 @@ def check_references(draft: Draft, names: Mapping[str, Draft], findings: Finding
     for path, name in draft.block.named_peers(draft.config.raw):
         if name not in peers and "{{" not in name:
             node, known = draft.config_node.descend(tuple(path))
-            findings.error(node.mark, (*draft.section.path, "config", *known), _not_a_peer(name, peers, names))
+            findings.error(node.mark, draft.place(known), _not_a_peer(name, peers, names))
     _check_steps(draft, names, findings)
 
 
@@ -268,4 +270,4 @@ def _check_steps(draft: Draft, names: Mapping[str, Draft], findings: Findings) -
                 offset = str(node.value).find(expression.source) + max(reference.at, 0)
                 mark = findings.document.mark_inside(node, str(node.value), offset)
                 message = f'steps["{step[:80]}"]: there is no listener "{step[:80]}".{nearest(step, names)}'
-                findings.error(mark, (*draft.section.path, "config", *path), message)
+                findings.error(mark, draft.place(path), message)

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from flows.blocks.base import Block
+    from flows.blocks.base import Block, PeerTool
     from flows.organism.templates import CompiledConfig
 
 DEFAULT_MAX_MESSAGES = 1000
@@ -39,12 +39,16 @@ class Listener:
     on_crash: OnCrash | None = None  # None: by the block's effects
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     timeout: float = 30.0  # seconds a step
+    input: dict[str, Any] | None = None  # JSON Schema of the payload, as the author gives it
+    tools: tuple["PeerTool", ...] = ()  # an agent's peers, as its model sees them
 
     @property
     def onward(self) -> tuple[str, ...]:
         """Where its output goes when the block does not choose: not to the peers that the block only calls."""
+        if self.block.peers_are_tools:
+            return self.next
         called = self.block.called_peers(self.config.raw)
-        return tuple(peer for peer in self.next or self.peers if peer not in called)
+        return tuple(peer for peer in self.peers if peer not in called)
 
     @property
     def edges(self) -> tuple[str, ...]:
@@ -87,6 +91,16 @@ class Problem:
 
     def as_dict(self) -> dict[str, Any]:
         return {"path": self.path, "line": self.line, "column": self.column, "message": self.message}
+
+
+@dataclass(frozen=True, slots=True)
+class ModelName:
+    """A model that a listener names, and where."""
+
+    name: str
+    path: str
+    line: int
+    column: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """The whole check of an organism: everything that is wrong at once, each with its place. Nothing is executed."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, ClassVar, cast, get_args
 
 from bloxserver.core.errors import DomainError
@@ -11,7 +12,8 @@ from flows.organism.listeners import MAX_TIMEOUT, Draft, check_references, read_
 from flows.organism.nodes import Document
 from flows.organism.on_failure import read_on_failure
 from flows.organism.reader import read
-from flows.organism.spec import DEFAULT_MAX_MESSAGES, Concurrency, Organism, Overlap, Problem, Validation
+from flows.organism.spec import DEFAULT_MAX_MESSAGES, Concurrency, Listener, Organism, Overlap, Problem, Validation
+from flows.organism.tools import tool_of
 
 MAX_LISTENERS = 500
 MAX_MESSAGES = 100_000
@@ -190,12 +192,21 @@ def _organism(settings: Section | None, entry: str | None, drafts: list[Draft], 
     return Organism(
         name=name,
         entry=entry,
-        listeners={listener.name: listener for listener in (draft.built() for draft in drafts)},
+        listeners=_with_tools({listener.name: listener for listener in (draft.built() for draft in drafts)}),
         timeout=None if timeout is None else float(timeout),
         max_messages=DEFAULT_MAX_MESSAGES if messages is None else int(messages),
         concurrency=concurrency,
         on_failure=on_failure,
     )
+
+
+def _with_tools(listeners: dict[str, Listener]) -> dict[str, Listener]:
+    return {
+        name: replace(listener, tools=tuple(tool_of(listeners[peer]) for peer in listener.peers))
+        if listener.block.peers_are_tools
+        else listener
+        for name, listener in listeners.items()
+    }
 
 
 def _concurrency(settings: Section) -> Concurrency | None:

@@ -2,7 +2,9 @@
 
 import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import asdict
 from datetime import datetime
+from decimal import Decimal
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -10,7 +12,9 @@ from asgiref.sync import async_to_sync, sync_to_async
 from django.db import transaction
 
 from bloxserver.core.safe_http import GuardedClient, close_shared_client, shared_client
-from flows.blocks.base import Answer, Block
+from flows.blocks.base import Answer, Block, BlockError, PeerTool
+from llm.exchange import Answer as ModelAnswer
+from llm.exchange import Request, ToolCall, Usage
 
 
 class FakeContext:
@@ -23,6 +27,9 @@ class FakeContext:
         peers: tuple[str, ...] = (),
         call: Callable[[str, Any], Awaitable[Any]] | None = None,
         executions: dict[UUID, Any] | None = None,
+        tools: tuple[PeerTool, ...] = (),
+        answers: Sequence[ModelAnswer | BlockError] = (),
+        person: Callable[[str], Answer] | None = None,
         journal: dict[str, Any] | None = None,
     ) -> None:
         self.execution_id = self.user_id = UUID(int=1)
@@ -33,16 +40,41 @@ class FakeContext:
         self.started: list[tuple[str, Any]] = []
         self.responses: list[tuple[int, dict[str, str], Any]] = []
         self.lines: list[tuple[str, str]] = []
+        self.tools, self._answers, self._person = tools, list(answers), person
+        self.requests: list[Request] = []  # what models were asked, beyond what is journalled
+        self.questions: list[str] = []  # that were put to a person
         self._call, self._executions, self._asked = call, executions or {}, 0
 
     @property
     def http(self) -> GuardedClient:
         return shared_client()
 
-    async def call(self, peer: str, payload: Any, *, position: str | None = None) -> Any:
+    async def call(self, peer: str, payload: Any, *, position: str | None = None, keep_failure: bool = False) -> Any:
         call = self._call
         assert call is not None and peer in self.peers
-        return await self._once(lambda: call(peer, payload), position)
+
+        async def outcome() -> Any:
+            try:
+                return {"value": await call(peer, payload)}
+            except BlockError as error:
+                if not keep_failure:
+                    raise
+                return {"failure": error.message}
+
+        kept = await self._once(outcome, position)
+        if "failure" in kept:
+            raise BlockError(kept["failure"])
+        return kept["value"]
+
+    async def ask_model(self, request: Request, *, position: str | None = None) -> ModelAnswer:
+        async def ask() -> Any:
+            self.requests.append(request)
+            answer = self._answers.pop(0)
+            if isinstance(answer, BlockError):
+                raise answer
+            return answer.as_json()
+
+        return ModelAnswer.from_json(await self._once(ask, position))
 
     async def record(self, fn: Callable[[], Awaitable[Any]], *, position: str | None = None) -> Any:
         return await self._once(fn, position)
@@ -59,7 +91,11 @@ class FakeContext:
     async def ask(
         self, message: str, *, until: datetime | None, notify: Sequence[str] = (), position: str | None = None
     ) -> Answer:
-        return Answer(approved=True, by="somebody")
+        async def answer() -> Any:
+            self.questions.append(message)
+            return asdict(self._person(message) if self._person else Answer(approved=True, by="somebody"))
+
+        return Answer(**await self._once(answer, position))
 
     async def start_flow(self, flow: str, payload: Any, *, position: str | None = None) -> UUID:
         async def start() -> str:
@@ -84,6 +120,18 @@ class FakeContext:
         if position not in self.journal:
             self.journal[position] = json.dumps(await fn())
         return json.loads(self.journal[position])
+
+
+def said(text: str, *, tokens: int = 10, cost: str | None = "0.001", **more: Any) -> ModelAnswer:
+    """A model's answer in words."""
+    price = None if cost is None else Decimal(cost)
+    return ModelAnswer(text, usage=Usage(tokens, tokens), model="test-model", provider="test", cost=price, **more)
+
+
+def calls(*wanted: tuple[str, Any], **more: Any) -> ModelAnswer:
+    """A model's answer that calls tools: (name, arguments) each."""
+    made = tuple(ToolCall(f"call-{index}", name, arguments) for index, (name, arguments) in enumerate(wanted, 1))
+    return said("", calls=made, stop="tools", **more)
 
 
 class Known:
