@@ -9,10 +9,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from django.utils import timezone
+from llm.ask import ask
 
 from billing.metering import release_llm
 from bloxserver.core import json_text
-from bloxserver.core.ids import new_id
 from executions.endings import WORKER_LOST
 from executions.engine.conversation import call_of, said
 from executions.engine.model_calls import ModelCall, metered, own_key_id, prepare
@@ -22,7 +22,6 @@ from executions.models import MODEL_BLOCK, JournalEntry, Step, StepStatus
 from executions.speech import Turn
 from flows.blocks.base import BlockError
 from flows.organism.templates import redact
-from llm.ask import ask
 from llm.errors import ModelError
 from llm.exchange import Answer, Endpoint, Request
 from llm.services import mark_key_refused
@@ -129,10 +128,11 @@ class ModelTurn:
 
     @staticmethod
     def _once_more(step: Step) -> Step:
-        """The turn was begun before: a worker has died over it, or it has failed and was forgotten (which counted it)."""
+        """The turn was begun before: a worker has died over it, or it has failed. One that waits has been counted on."""
         if step.status == StepStatus.RUNNING:
             lost = {"attempt": step.attempt, "code": WORKER_LOST, "error": LOST, "at": timezone.now().isoformat()}
             step.failures = [*step.failures, lost]
+        if step.status != StepStatus.WAITING:
             step.attempt += 1
         step.error, step.error_code = None, ""
         return step
