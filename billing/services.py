@@ -16,6 +16,11 @@ def limits_of(user: User) -> Limits:
     return TIERS[user.tier]
 
 
+def limits_of_tier(tier: str) -> Limits:
+    """For whoever knows a user's tier and has no user at hand. Raises `KeyError` for what is no tier."""
+    return TIERS[tier]
+
+
 def concurrent_executions_by_tier() -> dict[str, int]:
     """How many executions a user of each tier may have worked on at once: for claims, which look at many users."""
     return {tier: limits.concurrent_executions for tier, limits in TIERS.items()}

@@ -243,6 +243,10 @@ BLOX_METRICS_TOKEN = env.str("BLOX_METRICS_TOKEN", default="")
 BLOX_LLM_BASE_URLS = dict(
     (part.strip() for part in pair.partition("=")[::2]) for pair in env.list("BLOX_LLM_BASE_URLS", default=[])
 )
+# The load of a pool of models (calls waiting and under way, by what it can do at once) from which on free calls are shed
+# now and then, and from which on they and pro's are always.
+BLOX_LLM_DEGRADED_AT = env.float("BLOX_LLM_DEGRADED_AT", default=1.0)
+BLOX_LLM_CRITICAL_AT = env.float("BLOX_LLM_CRITICAL_AT", default=2.0)
 
 EMAIL_CONFIG = env.email_url("EMAIL_URL", default="consolemail://" if DEBUG else "smtp://localhost:25")
 vars().update(EMAIL_CONFIG)

@@ -9,7 +9,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from django.utils import timezone
-from llm.ask import ask
 
 from billing.metering import release_llm
 from bloxserver.core import json_text
@@ -22,6 +21,8 @@ from executions.models import MODEL_BLOCK, JournalEntry, Step, StepStatus
 from executions.speech import Turn
 from flows.blocks.base import BlockError
 from flows.organism.templates import redact
+from llm import wire
+from llm.ask import ask
 from llm.errors import ModelError
 from llm.exchange import Answer, Endpoint, Request
 from llm.services import mark_key_refused
@@ -82,6 +83,7 @@ class ModelTurn:
         try:
             answer = await ask(
                 call.request,
+                call=wire.call,
                 caller=call.caller,
                 endpoints=call.endpoints,
                 timeout=max(0.0, seconds_left()),
