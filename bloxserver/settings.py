@@ -301,6 +301,9 @@ LOGGING = {
         "django.security.DisallowedHost": {"filters": ["without_trace"]},
         "httpx2": {"level": "WARNING"},
         "httpcore2": {"level": "WARNING"},
+        # At DEBUG they log whole requests: what tenants ask their models.
+        "anthropic": {"level": "WARNING"},
+        "openai": {"level": "WARNING"},
         # A line for every tick and every bell.
         "celery.beat": {"level": "WARNING", "filters": ["brief"]},
         "celery.worker.strategy": {"level": "WARNING"},

@@ -128,7 +128,7 @@ def _chat(reply: Reply, asked: dict[str, Any]) -> dict[str, Any]:
         "created": CREATED,
         "model": asked["model"],
         "choices": [{"index": 0, "message": message, "logprobs": None, "finish_reason": _chat_finish(reply)}],
-        "usage": _chat_usage(usage(reply, asked)),
+        "usage": _chat_usage(usage(reply, asked)) if reply.says_usage else None,
     }
 
 
@@ -147,7 +147,7 @@ def _chat_events(reply: Reply, asked: dict[str, Any]) -> Iterator[Event]:
         for piece in pieces(said):
             yield chunk({"tool_calls": [{"index": index, "function": {"arguments": piece}}]})
     yield chunk({}, _chat_finish(reply))
-    if (asked.get("stream_options") or {}).get("include_usage"):
+    if reply.says_usage and (asked.get("stream_options") or {}).get("include_usage"):
         yield "", {**head, "choices": [], "usage": _chat_usage(usage(reply, asked))}
     yield "", "[DONE]"
 

@@ -6,7 +6,7 @@ request has its `path`). The wire format is told by the path's end.
 
     with ModelServer() as server:
         server.script(text("Hello"), calls([("search", {"q": "shoes"})]), fail(429, {"Retry-After": "7"}))
-        server.script(slow(2, text("late")), cut(), garbage(), error_event())
+        server.script(slow(2, text("late")), cut(), unfinished(), garbage(), error_event())
         ...
         assert [request.model for request in server.log] == ["gpt-5"]
 
@@ -34,7 +34,7 @@ from threading import Lock, Thread
 from typing import Any, Self
 
 from tests.llm import formats
-from tests.llm.replies import Reply, Wire, calls, cut, error_event, fail, garbage, slow, text
+from tests.llm.replies import Reply, Wire, calls, cut, error_event, fail, garbage, slow, text, unfinished
 
 __all__ = [
     "LoggedRequest",
@@ -51,6 +51,7 @@ __all__ = [
     "system",
     "text",
     "tool_results",
+    "unfinished",
 ]
 
 WIRES: dict[str, Wire] = {"/chat/completions": "chat", "/responses": "responses", "/messages": "messages"}
@@ -246,12 +247,8 @@ class _Handler(BaseHTTPRequestHandler):
         content = json.dumps(formats.body(request.wire, reply, request.body)).encode()
         if reply.broken == "garbage":
             content = b'{"id": "no", "choi<html>'
-        self._send(
-            200,
-            content,
-            {"Content-Type": "application/json"},
-            cut_at=len(content) // 2 if reply.broken == "cut" else None,
-        )
+        cut_at = len(content) // 2 if reply.broken in ("cut", "unfinished") else None
+        self._send(200, content, {"Content-Type": "application/json"}, cut_at)
 
     def _stream(self, request: LoggedRequest, reply: Reply) -> None:
         self.send_response(200)

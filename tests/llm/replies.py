@@ -20,10 +20,11 @@ class Reply:
     message: str = "scripted failure"
     delay: float = 0.0  # seconds before the first byte
     pause: float = 0.0  # seconds between two pieces of a stream
-    broken: Literal["", "cut", "garbage", "error_event"] = ""
+    broken: Literal["", "cut", "unfinished", "garbage", "error_event"] = ""
     tokens_in: int | None = None  # None is a quarter of the characters
     tokens_out: int | None = None
     cached: int = 0  # of those in
+    says_usage: bool = True  # False in chat completions only, as some compatible servers do
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -57,6 +58,11 @@ def slow(seconds: float, reply: Reply | None = None) -> Reply:
 def cut(said: str = "This sentence has no", **more: Any) -> Reply:
     """The connection ends in the middle of the answer, streamed or not."""
     return Reply(said, broken="cut", **more)
+
+
+def unfinished(said: str = "This sentence has no") -> Reply:
+    """A stream that ends in the middle of the answer, as a proxy ends it; cut where no stream is asked for."""
+    return Reply(said, broken="unfinished")
 
 
 def garbage() -> Reply:
