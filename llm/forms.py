@@ -5,9 +5,9 @@ from typing import Any
 from django import forms
 from django.core.exceptions import ValidationError
 
-from llm.known import KNOWN, owner_of_key
+from llm.kinds import PROVIDERS, key_form_error
 from llm.models import Provider, Wire
-from llm.services.keys import FORM, MAX_KEY
+from llm.services.keys import FORM, MAX_KEY, misdirected
 
 CODE = {"class": "blox-code", "spellcheck": "false"}
 KEY_FIELDS = ["encrypted_key", "key_hint", "checked_at", "error"]  # what a new key, or another address, changes
@@ -72,20 +72,19 @@ class ProviderForm(forms.ModelForm):
 
     def clean(self) -> dict[str, Any]:
         data: dict[str, Any] = super().clean() or self.cleaned_data
-        known, base_url = KNOWN.get(data.get("provider", "")), data.get("base_url")
+        known, base_url = PROVIDERS.get(data.get("provider", "")), data.get("base_url")
         if known is None and not base_url:
             self.add_error("base_url", "A provider with a name of your own needs its base URL.")
-        if known and not base_url and (known.kind == Wire.ANTHROPIC) != (data.get("kind") == Wire.ANTHROPIC):
-            self.add_error("kind", f"{data['provider']} speaks {Wire(known.kind).label}, unless you give a base URL.")
+        if known and not base_url and (known.wire == Wire.ANTHROPIC) != (data.get("kind") == Wire.ANTHROPIC):
+            self.add_error("kind", f"{known.title} speaks {Wire(known.wire).label}, unless you give a base URL.")
         self._check_key(data, base_url)
         return data
 
     def _check_key(self, data: dict[str, Any], base_url: str | None) -> None:
         """A key goes to whom it was entered for: not to another's address, be it by mistake or to fish for it."""
-        key = data.get("key")
-        owner = owner_of_key(key) if key else None
-        if owner not in (None, data.get("provider")) and not base_url:
-            self.add_error("key", f"This is a key of {owner}.")
+        key, provider = data.get("key"), data.get("provider", "")
+        if key and not base_url and (error := misdirected(provider, key) or key_form_error(provider, key)):
+            self.add_error("key", error)
         if not key and self.instance.key_hint and {"provider", "base_url"} & set(self.changed_data):
             self.add_error("key", "The key was entered for another address: enter it again.")
 

@@ -24,6 +24,6 @@ class ApiKeyInfoSerializer(serializers.ModelSerializer[UserKey]):
         return f"...{key.key_hint}"
 
 
-class AddApiKeyRequestSerializer(serializers.Serializer[Any]):
+class AddApiKeySerializer(serializers.Serializer[Any]):
     provider = TextField(max_length=63, help_text="openai, anthropic, xai, together, or what the operator has added.")
     api_key = TextField(min_length=MIN_KEY, max_length=MAX_KEY, write_only=True, help_text="The API key.")

@@ -1,9 +1,7 @@
 """`/api-keys`: a user's own keys for providers."""
 
-import re
 from typing import Any
 
-from django.http import Http404
 from django.utils import timezone
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework import mixins
@@ -14,8 +12,8 @@ from accounts.models import User
 from bloxserver.api.schema import api_error
 from bloxserver.api.views import TenantViewSet
 from llm import services
-from llm.models import PROVIDER_NAME, UserKey
-from llm.serializers import AddApiKeyRequestSerializer, ApiKeyInfoSerializer
+from llm.models import UserKey
+from llm.serializers import AddApiKeySerializer, ApiKeyInfoSerializer
 
 PROVIDER = [OpenApiParameter("provider", str, OpenApiParameter.PATH, description="As it was stored under.")]
 
@@ -25,11 +23,6 @@ class ApiKeyViewSet(mixins.ListModelMixin, TenantViewSet):
     serializer_class = ApiKeyInfoSerializer
     lookup_field = "provider"
 
-    def get_object(self) -> Any:
-        if not re.fullmatch(PROVIDER_NAME, self.kwargs["provider"]):
-            raise Http404
-        return super().get_object()
-
     @extend_schema(operation_id="listApiKeys")
     def list(self, request: Request) -> Response:
         """Your own keys, by provider. A key itself is never shown again."""
@@ -37,7 +30,7 @@ class ApiKeyViewSet(mixins.ListModelMixin, TenantViewSet):
 
     @extend_schema(
         operation_id="addApiKey",
-        request=AddApiKeyRequestSerializer,
+        request=AddApiKeySerializer,
         responses={
             201: ApiKeyInfoSerializer,
             503: api_error("The provider cannot say now whether it takes the key; nothing is stored."),
@@ -45,7 +38,7 @@ class ApiKeyViewSet(mixins.ListModelMixin, TenantViewSet):
     )
     def create(self, request: Request) -> Response:
         """Store a key, or replace that provider's. The provider is asked first; what it refuses is not stored (400)."""
-        serializer = AddApiKeyRequestSerializer(data=request.data)
+        serializer = AddApiKeySerializer(data=request.data)
         serializer.is_valid(raise_exception=True)
         data = serializer.validated_data
         key = services.add_key(user=_user(request), provider=data["provider"], key=data["api_key"], now=timezone.now())

@@ -7,12 +7,14 @@ from dataclasses import dataclass, replace
 
 from cryptography.fernet import InvalidToken
 from django.conf import settings
+from django.utils import timezone
 
 from accounts.models import User
 from bloxserver.core.crypto import decrypt
 from bloxserver.core.words import closest
+from llm import catalogue
 from llm.exchange import Endpoint
-from llm.known import KNOWN, usual_provider
+from llm.kinds import PROVIDERS
 from llm.models import Provider, UserKey, Wire
 
 logger = logging.getLogger(__name__)
@@ -86,8 +88,10 @@ def unknown_model_reason(model: str, user: User) -> str | None:
         return None
     members = _pool.members()
     wanted = _wanted(model, members)
+    if wanted.provider is None and (usual := usual_provider(model)):
+        wanted = _Wanted(usual, model)
     if wanted.provider is None:
-        return _reason_of_bare(model, members)
+        return _reason_of_unknown(model, members)
     if not wanted.model:
         return f'"{model}" names no model: write {wanted.provider}:MODEL.'
     if key := UserKey.objects.for_user(user).filter(provider=wanted.provider, is_valid=False).first():
@@ -103,19 +107,18 @@ def own_key_providers() -> list[str]:
 
     Not an operator's own: one that takes any key would be a way round the limits.
     """
-    return sorted(KNOWN.keys() | settings.BLOX_LLM_BASE_URLS.keys())
+    return sorted(PROVIDERS.keys() | settings.BLOX_LLM_BASE_URLS.keys())
 
 
 def own_endpoint(*, provider: str, key: str, key_id: str, model: str = "") -> Endpoint:
     """Where a user's own `key` for `provider` is used."""
-    known = KNOWN.get(provider)
-    base_url = settings.BLOX_LLM_BASE_URLS.get(provider) or (known.base_url if known else "")
+    known = PROVIDERS.get(provider)
     return Endpoint(
         id=f"own:{key_id}",
         provider=provider,
-        kind=known.kind if known else Wire.OPENAI.value,
+        kind=known.wire if known else "openai",
         model=model,
-        base_url=base_url,
+        base_url=settings.BLOX_LLM_BASE_URLS.get(provider, ""),
         api_key=key,
         concurrency=OWN_KEY_CONCURRENCY,
         own_key=True,
@@ -124,18 +127,23 @@ def own_endpoint(*, provider: str, key: str, key_id: str, model: str = "") -> En
 
 def pool_endpoint(row: Provider, model: str = "") -> Endpoint:
     """Raises `InvalidToken` where the row's key is under none of our encryption keys."""
-    known = KNOWN.get(row.provider)
     return Endpoint(
         id=str(row.pk),
         provider=row.provider,
         kind=Wire(row.kind).value,
         model=model,
-        base_url=row.base_url or (known.base_url if known else ""),
+        base_url=row.base_url,
         api_key=decrypt(row.encrypted_key) if row.encrypted_key else "",
         priority=row.priority,
         weight=row.weight,
         concurrency=row.concurrency,
     )
+
+
+def usual_provider(model: str) -> str | None:
+    """Whose model a bare name is; None where that is not known."""
+    found = catalogue.find(model, at=timezone.now())
+    return None if found is None else found.provider
 
 
 def _member(row: Provider) -> _Member:
@@ -190,19 +198,17 @@ def _reason_of_provider(wanted: _Wanted, members: Sequence[_Member]) -> str:
     return f"This server does not serve {name}.{_meant(wanted.model, served)} Choose another model{own}."
 
 
-def _reason_of_bare(model: str, members: Sequence[_Member]) -> str:
-    """Of a model that is named alone, or behind a provider that is not known here."""
+def _reason_of_unknown(model: str, members: Sequence[_Member]) -> str:
+    """Of a model whose provider is not known."""
     providers = sorted({*own_key_providers(), *(member.provider for member in members)})
     provider, colon, _ = model.partition(":")
     if colon:
         return (
             f'There is no provider "{provider}" here.{_meant(provider, providers)} There are: {", ".join(providers)}.'
         )
-    if usual := usual_provider(model):
-        return _reason_of_provider(_Wanted(usual, model), members)
-    served = [name for member in members for name in sorted(member.models)]
+    meant = catalogue.nearest(model)
     return (
-        f'No provider here serves "{model}".{_meant(model, served)} '
+        f'No provider here serves "{model}".{f" Did you mean {meant}?" if meant else ""} '
         f"Write it as provider:model, with one of {', '.join(providers)}."
     )
 

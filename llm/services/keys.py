@@ -16,7 +16,7 @@ from bloxserver.core.errors import InvalidInput, NotFound
 from llm.errors import Failure, ProviderFailed
 from llm.exchange import Endpoint
 from llm.key_errors import KeyRefused, ProviderAway
-from llm.known import owner_of_key
+from llm.kinds import PROVIDERS, key_form_error
 from llm.models import UserKey
 from llm.services.endpoints import own_endpoint, own_key_providers
 
@@ -87,7 +87,7 @@ def check_endpoint(endpoint: Endpoint) -> None:
         raise _away(endpoint, "it did not answer in time", RETRY_SECONDS) from error
     except ProviderFailed as error:
         if error.failure in (Failure.KEY_REFUSED, Failure.REQUEST_REFUSED):
-            raise KeyRefused(f"{endpoint.provider} does not take this key: {_said(error, endpoint)}") from error
+            raise KeyRefused(_said(error, endpoint)) from error
         raise _away(endpoint, _said(error, endpoint), error.retry_after or RETRY_SECONDS) from error
 
 
@@ -107,9 +107,18 @@ def _check_form(provider: str, key: str) -> None:
     if not MIN_KEY <= len(key) <= MAX_KEY or not FORM.fullmatch(key):
         rule = f"A key is {MIN_KEY} to {MAX_KEY:,} letters, digits and signs without spaces."
         raise InvalidInput(f"This is no key. {rule}", details={"apiKey": [rule]})
-    owner = owner_of_key(key)
-    if owner not in (None, provider) and provider not in settings.BLOX_LLM_BASE_URLS:
-        raise KeyRefused(f"This is a key of {owner}, and was not sent to {provider}.")
+    if provider in settings.BLOX_LLM_BASE_URLS:
+        return  # a gateway's keys look as it likes
+    if error := misdirected(provider, key) or key_form_error(provider, key):
+        raise KeyRefused(error)
+
+
+def misdirected(provider: str, key: str) -> str | None:
+    """Why a key that is plainly another's than `provider`'s must not be sent there; None where it is not."""
+    owner = next((known for known in PROVIDERS.values() if known.key_form.fullmatch(key)), None)
+    if owner is None or owner.name == provider or provider not in PROVIDERS:
+        return None
+    return f"This is a key of {owner.title}, and was not sent to {PROVIDERS[provider].title}."
 
 
 def _said(error: ProviderFailed, endpoint: Endpoint) -> str:
