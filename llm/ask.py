@@ -71,6 +71,9 @@ async def ask(
     path.call, path.on_text, path.on_key_refused = call, on_text, on_key_refused
     try:
         return await path.answer([pool.ordered(group, rng) for group in endpoints])
+    except ModelError as error:
+        error.path = tuple(path.hops)
+        raise
     finally:
         await asyncio.shield(path.end())
 
