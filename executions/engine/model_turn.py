@@ -45,6 +45,7 @@ class ModelTurn:
     def __init__(self, run: "ExecutionRun", asking: Step, position: str, *, told: dict[str, Any]) -> None:
         self._run = run
         self._asking = asking
+        self._asked = {**call_of(Answer("", model=told["model"])), "stop": ""}  # all that is known before it answers
         self._step = self._begin(f"{asking.key}:{position}", told)
 
     async def take(self, request: Request, entry: JournalEntry, *, seconds_left: Callable[[], float]) -> Answer:
@@ -56,7 +57,7 @@ class ModelTurn:
             call, answer = await self._ask(request, saying, seconds_left)
         except ModelError as error:
             message = self._shown(error.message)
-            self._step.model_call["path"] = [asdict(hop) for hop in error.path]
+            self._step.model_call = {**self._asked, "path": [asdict(hop) for hop in error.path]}
             self._fail(error.code, message)
             raise BlockError(
                 message, code=error.code, retryable=error.retryable, retry_after=error.retry_after
@@ -116,7 +117,7 @@ class ModelTurn:
         step = self._new_step(scope) if step is None else self._once_more(step)
         step.status, step.due_at, step.completed_at = StepStatus.RUNNING, None, None
         step.input = json_text.dumps(self._shown(told))
-        step.model_call = {**call_of(Answer("", model=told["model"])), "stop": ""}
+        step.model_call = self._asked
         self._run.start(step)
         self._run.put(step)
         return step
