@@ -34,7 +34,7 @@ class Store:
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         return self._loop.run(work)
 
-    def keys(self) -> dict[str, int]:
+    def lives(self) -> dict[str, int]:
         """What is in Redis, with its seconds to live."""
         with redis.Redis.from_url(self.redis_url) as client:
             return {key.decode(): client.ttl(key) for key in client.scan_iter(f"{PREFIX}*")}

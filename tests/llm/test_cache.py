@@ -75,7 +75,7 @@ def test_cut_and_refused_answers_are_not_kept() -> None:
 def test_an_answer_is_forgotten_when_its_time_is_over(store: Store) -> None:
     store.run(keep(store, COLD))
     if store.redis_url:  # whose own clock does not follow ours
-        lives = [life for key, life in store.keys().items() if "cache:" in key]
+        lives = [life for key, life in store.lives().items() if "cache:" in key]
         assert len(lives) == 1 and DAY - 5 <= lives[0] <= DAY
     else:
         store.now += DAY
@@ -156,7 +156,7 @@ def test_clearing_forgets_one_tenants_answers_alone(store: Store) -> None:
     assert store.run(find(store, near)) is None and store.run(find_near(store, near)) is None
     assert store.run(find(store, near, BOB)) is not None
     if store.redis_url:
-        assert not [key for key in store.keys() if str(ALICE) in key]
+        assert not [key for key in store.lives() if str(ALICE) in key]
 
 
 def test_look_ups_are_counted_by_user_and_day(store: Store) -> None:

@@ -195,5 +195,5 @@ def test_without_redis_the_count_goes_on_in_memory_and_redis_is_left_alone(caplo
 @pytest.mark.redis
 def test_all_that_is_stored_in_redis_runs_out(redis_store: Store) -> None:
     take(redis_store)
-    lives = redis_store.keys()
+    lives = redis_store.lives()
     assert len(lives) == 2 and all(0 < life <= 180 for life in lives.values())
