@@ -27,6 +27,8 @@ from bloxserver.api.long_lists import cursor_at
 from executions.bulk.models import BulkOperation
 from executions.models import Approval, Execution
 from executions.tickets import issue_ticket
+from flows.memories import remember
+from flows.models import AgentMemory
 from flows.services import create_flow, set_secret, set_variable, start_flow
 from tests.executions.factories import NOON, make_execution, make_step
 from triggers.models import Delivery, Moment
@@ -95,6 +97,8 @@ ROUTES: dict[str, Route] = {
     f"{FLOW}/versions": Route(),
     f"{FLOW}/versions/<int:number>": Route(),
     f"{FLOW}/versions/<int:number>/restore": Route(),
+    f"{FLOW}/memories": Route(),
+    f"{FLOW}/memories/<uuid:memory_id>": Route(),
     "api/v1/variables": Route(own=True, query={"flow": flow_of}),
     "api/v1/variables/<str:name>": Route(
         bodies={"PUT": {"value": "written"}}, makes_own=("PUT",), query={"flow": flow_of}
@@ -184,6 +188,9 @@ class Belongings:
         for where in (None, flow):
             set_variable(owner=user, flow=where, name=f"{word}_thing", value=f"{word}-variable-value")
             set_secret(owner=user, flow=where, name=f"{word}_thing", value=f"{word}-secret-value")
+        remember(
+            flow_id=flow.pk, listener=word, key=word, user=f"{word}-said", answer=f"{word}-answered", now=timezone.now()
+        )
         self.user, self.flow, self.execution = user, flow, execution
         self.ids: dict[str, Any] = {
             "pk": token.pk,
@@ -194,6 +201,7 @@ class Belongings:
             "trigger_id": webhook.pk,
             "delivery_id": delivery.pk,
             "moment_id": moment.pk,
+            "memory_id": AgentMemory.objects.get(flow=flow).pk,
             "number": 1,
         }
         self.token, self.webhook = secret, webhook.webhook_token or ""

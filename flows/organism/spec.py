@@ -94,16 +94,6 @@ class Problem:
 
 
 @dataclass(frozen=True, slots=True)
-class ModelName:
-    """A model that a listener names, and where."""
-
-    name: str
-    path: str
-    line: int
-    column: int
-
-
-@dataclass(frozen=True, slots=True)
 class Validation:
     """What `flows.organism.validate` found."""
 
