@@ -38,10 +38,17 @@ class UserAdmin(ButtonsAdmin, DjangoUserAdmin):
     search_help_text = "E-mail, name, Clerk id or id"
     ordering = ("-created_at",)
     date_hierarchy = "created_at"
-    readonly_fields = ("id", "created_at", "last_login", "clerk_updated_at", "deleted_at")
+    readonly_fields = (
+        "id",
+        "share_prompts_with_operators",  # the user's own decision
+        "created_at",
+        "last_login",
+        "clerk_updated_at",
+        "deleted_at",
+    )
     fieldsets = (
         (None, {"fields": ("id", "email", "password")}),
-        ("Profile", {"fields": ("name", "avatar_url", "tier")}),
+        ("Profile", {"fields": ("name", "avatar_url", "tier", "share_prompts_with_operators")}),
         ("Clerk", {"fields": ("clerk_subject", "clerk_updated_at", "deleted_at")}),
         ("Permissions", {"fields": ("is_active", "is_staff", "is_superuser", "groups", "user_permissions")}),
         ("Dates", {"fields": ("created_at", "last_login")}),
@@ -58,6 +65,8 @@ class UserAdmin(ButtonsAdmin, DjangoUserAdmin):
         return {
             "Flows": f"{reverse('admin:flows_flow_changelist')}?user__id__exact={obj.pk}",
             "Executions": f"{reverse('admin:executions_execution_changelist')}?user__id__exact={obj.pk}",
+            "Budgets": f"{reverse('admin:billing_budget_changelist')}?user__id__exact={obj.pk}",
+            "Model usage": f"{reverse('admin:billing_llmusage_changelist')}?user__id__exact={obj.pk}",
         }
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:

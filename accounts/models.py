@@ -58,6 +58,11 @@ class User(AbstractBaseUser, PermissionsMixin):
         default=True, help_text="Off: no request is answered and no flow of theirs is fired."
     )
     is_staff = models.BooleanField("operator", default=False, help_text="May sign in to this admin.")
+    share_prompts_with_operators = models.BooleanField(
+        default=False,
+        db_default=False,
+        help_text="Operators may read in this admin what the user's flows tell models, and what comes of it.",
+    )
     created_at = models.DateTimeField(default=timezone.now, editable=False)
     clerk_updated_at = models.DateTimeField(
         null=True,

@@ -14,7 +14,16 @@ class UserSerializer(serializers.ModelSerializer[User]):
 
     class Meta:
         model = User
-        fields = ["id", "clerk_id", "email", "name", "avatar_url", "tier", "created_at"]
+        fields = [
+            "id",
+            "clerk_id",
+            "email",
+            "name",
+            "avatar_url",
+            "tier",
+            "share_prompts_with_operators",
+            "created_at",
+        ]
         read_only_fields = ["id", "email", "tier", "created_at"]
 
 

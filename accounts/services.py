@@ -15,6 +15,7 @@ from django.utils import timezone
 
 from accounts import clerk
 from accounts.models import WEB_ADDRESS, AccessToken, Scope, Tier, User
+from accounts.signals import user_deleted
 from bloxserver.core.errors import InvalidInput
 
 logger = logging.getLogger(__name__)
@@ -139,6 +140,7 @@ def _bury(subject: str) -> None:
         )
         if buried:
             AccessToken.objects.for_user(user).delete()
+            user_deleted.send(sender=User, user=user)
 
 
 def _profile_of_claims(claims: Mapping[str, Any]) -> dict[str, Any]:

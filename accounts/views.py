@@ -32,7 +32,7 @@ class MeView(mixins.RetrieveModelMixin, mixins.UpdateModelMixin, GenericAPIView[
     def get(self, request: Request) -> Response:
         return self.retrieve(request)
 
-    @extend_schema(operation_id="update_me", summary="Change name or avatar")
+    @extend_schema(operation_id="update_me", summary="Change name, avatar, or whether operators may read prompts")
     def patch(self, request: Request) -> Response:
         return self.partial_update(request)
 

@@ -1,18 +1,24 @@
 """What a user may, and the counting of what is refused at a cap."""
 
-from datetime import UTC, date, datetime
+from datetime import date, datetime
 
 from django.db.models import F
 
 from accounts.models import User
 from billing.errors import UsageLimitExceeded
 from billing.models import RunBudget
+from billing.months import month_of, month_resets_at
 from billing.tiers import TIERS, Limits
 
 
 def limits_of(user: User) -> Limits:
     """What the user's tier brings."""
     return TIERS[user.tier]
+
+
+def limits_of_tier(tier: str) -> Limits:
+    """For whoever knows a user's tier and has no user at hand. Raises `KeyError` for what is no tier."""
+    return TIERS[tier]
 
 
 def concurrent_executions_by_tier() -> dict[str, int]:
@@ -40,7 +46,7 @@ def reserve_runs(*, user: User, count: int, now: datetime) -> int:
     limits = limits_of(user)
     if not limits.refused_over_runs or limits.runs_per_month is None:
         return count
-    month, limit = _month(now), limits.runs_per_month
+    month, limit = month_of(now), limits.runs_per_month
     if _spend(user, month, count, limit):
         return count
     # The month's first run, or its last: whoever inserts first wins, by the unique constraint, and all count on that row.
@@ -60,15 +66,11 @@ def _spend(user: User, month: date, count: int, limit: int) -> bool:
 
 def usage_limit_exceeded(user: User, *, now: datetime) -> UsageLimitExceeded:
     """What a firing over the month's cap is answered."""
-    limit, month = limits_of(user).runs_per_month, _month(now)
+    limit, month = limits_of(user).runs_per_month, month_of(now)
     used = RunBudget.objects.values_list("runs", flat=True).get(user=user, period_start=month)
-    resets_at = datetime(month.year + month.month // 12, month.month % 12 + 1, 1, tzinfo=UTC)
+    resets_at = month_resets_at(month)
     return UsageLimitExceeded(
         f"The {user.tier} tier's {limit:,} runs of this month are used up. They reset on {resets_at:%Y-%m-%d} at 00:00 UTC; "
         "a higher tier lifts the limit at once.",
         details={"limit": limit, "used": used, "resetsAt": f"{resets_at:%Y-%m-%dT%H:%M:%SZ}"},
     )
-
-
-def _month(now: datetime) -> date:
-    return now.astimezone(UTC).date().replace(day=1)

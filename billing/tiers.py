@@ -20,11 +20,26 @@ class Limits:
     api_requests_per_minute: int
     webhook_wait_seconds: int
     priority: int  # claims take the lowest first
+    llm_requests_per_minute: int  # these three are for the platform's models; a user's own key lifts them
+    llm_tokens_per_minute: int
+    llm_concurrent: int
 
 
 TIERS: dict[str, Limits] = {
-    Tier.FREE: Limits(1, 1_000, True, 2, 300, 5, 7, 120, 10, priority=3),
-    Tier.PRO: Limits(100, 100_000, False, 20, 3_600, 50, 30, 600, 30, priority=2),
-    Tier.ENTERPRISE: Limits(1_000, None, False, 100, 21_600, 200, 365, 6_000, 60, priority=1),
-    Tier.HIGH_FREQUENCY: Limits(1_000, None, False, 500, 21_600, 200, 365, 60_000, 60, priority=0),
-}
+    Tier.FREE: Limits(
+        1, 1_000, True, 2, 300, 5, 7, 120, 10, priority=3,
+        llm_requests_per_minute=10, llm_tokens_per_minute=10_000, llm_concurrent=2,
+    ),
+    Tier.PRO: Limits(
+        100, 100_000, False, 20, 3_600, 50, 30, 600, 30, priority=2,
+        llm_requests_per_minute=60, llm_tokens_per_minute=100_000, llm_concurrent=10,
+    ),
+    Tier.ENTERPRISE: Limits(
+        1_000, None, False, 100, 21_600, 200, 365, 6_000, 60, priority=1,
+        llm_requests_per_minute=300, llm_tokens_per_minute=500_000, llm_concurrent=50,
+    ),
+    Tier.HIGH_FREQUENCY: Limits(
+        1_000, None, False, 500, 21_600, 200, 365, 60_000, 60, priority=0,
+        llm_requests_per_minute=10_000, llm_tokens_per_minute=10_000_000, llm_concurrent=500,
+    ),
+}  # fmt: skip

@@ -62,6 +62,7 @@ INSTALLED_APPS = [
     "bloxserver.core",
     "accounts",
     "billing",
+    "llm",
     "flows",
     "executions",
     "triggers",
@@ -217,9 +218,11 @@ CELERY_BEAT_SCHEDULE = {
     # At whole seconds (`relative`), as the moments of schedules are: a tick just before would leave them to the next.
     "tick": {"task": "triggers.tick", "schedule": 1.0, "relative": True, "options": {"queue": "clock", "expires": 1.0}},
     "sweep": {"task": "executions.sweep", "schedule": 1.0, "options": {"queue": "clock", "expires": 1.0}},
+    "keep budgets": {"task": "billing.keep_budgets", "schedule": 5.0, "options": {"queue": "clock", "expires": 5.0}},
     # These take their time, so workers do them, not the clock.
     "fold tallies": {"task": "executions.fold_tallies", "schedule": 15.0, "options": {"expires": 15.0}},
     "work operations": {"task": "executions.work_operations", "schedule": 10.0, "options": {"expires": 10.0}},
+    "tell of refused keys": {"task": "llm.tell_of_refused_keys", "schedule": 60.0, "options": {"expires": 60.0}},
     "prune history": {"task": "executions.prune_history", "schedule": 10.0, "options": {"expires": 10.0}},
 }
 CELERY_BEAT_SCHEDULER = "celery.beat:Scheduler"  # in memory: a metronome has nothing to remember, and two may run
@@ -235,6 +238,15 @@ BLOX_WEB_THREADS = env.int("BLOX_WEB_THREADS", default=32)
 # How many of those threads event streams and waiting webhooks may hold.
 BLOX_STREAM_LIMIT = env.int("BLOX_STREAM_LIMIT", default=16)
 BLOX_METRICS_TOKEN = env.str("BLOX_METRICS_TOKEN", default="")
+
+# Where users' own keys for a provider are used, instead of the provider's own address; also of providers that are not known.
+BLOX_LLM_BASE_URLS = dict(
+    (part.strip() for part in pair.partition("=")[::2]) for pair in env.list("BLOX_LLM_BASE_URLS", default=[])
+)
+# The load of a pool of models (calls waiting and under way, by what it can do at once) from which on free calls are shed
+# now and then, and from which on they and pro's are always.
+BLOX_LLM_DEGRADED_AT = env.float("BLOX_LLM_DEGRADED_AT", default=1.0)
+BLOX_LLM_CRITICAL_AT = env.float("BLOX_LLM_CRITICAL_AT", default=2.0)
 
 EMAIL_CONFIG = env.email_url("EMAIL_URL", default="consolemail://" if DEBUG else "smtp://localhost:25")
 vars().update(EMAIL_CONFIG)
@@ -294,6 +306,9 @@ LOGGING = {
         "django.security.DisallowedHost": {"filters": ["without_trace"]},
         "httpx2": {"level": "WARNING"},
         "httpcore2": {"level": "WARNING"},
+        # At DEBUG they log whole requests: what tenants ask their models.
+        "anthropic": {"level": "WARNING"},
+        "openai": {"level": "WARNING"},
         # A line for every tick and every bell.
         "celery.beat": {"level": "WARNING", "filters": ["brief"]},
         "celery.worker.strategy": {"level": "WARNING"},

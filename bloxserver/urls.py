@@ -41,6 +41,7 @@ urlpatterns = [
     # "Split": its script comes as a file of its own, which the content security policy lets run.
     path("api/docs", SpectacularSwaggerSplitView.as_view(url_name="schema"), name="docs"),
     path("api/v1/", include("accounts.urls")),
+    path("api/v1/", include("llm.urls")),
     path("api/v1/", include("flows.urls")),
     path("api/v1/", include("executions.urls")),
     path("api/v1/", include("triggers.urls")),

@@ -7,6 +7,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
@@ -117,6 +118,9 @@ class Cost:
     duration_ms: int | None
     tokens_in: int
     tokens_out: int
+    model_turns: int  # answers of models
+    model_cost: Decimal  # US dollars, of those whose price is known
+    unpriced_turns: int  # the others
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,6 +306,8 @@ def _wait(
 
 
 def _failures(step: Step) -> Iterator[Failure]:
+    if step.is_model_turn:  # the step that asked has failed with it, and says so
+        return
     for entry in step.failures:
         at = datetime.fromisoformat(entry["at"])
         yield Failure(step.listener, step.pk, entry["attempt"], entry["code"], entry["error"], at, "tried_again")
@@ -338,6 +344,8 @@ def _crashes(record: Record, now: datetime) -> Crashes:
 
 def _cost(record: Record) -> Cost:
     execution, steps = record.execution, record.steps
+    calls = [step.model_call for step in steps if step.model_call and step.status == StepStatus.SUCCESS]
+    costs = [Decimal(call["cost"]) for call in calls if call["cost"] is not None]
     return Cost(
         steps=len(steps),
         attempts=sum(step.attempt for step in steps),
@@ -347,6 +355,9 @@ def _cost(record: Record) -> Cost:
         duration_ms=execution.duration_ms,
         tokens_in=sum(step.tokens_in for step in steps),
         tokens_out=sum(step.tokens_out for step in steps),
+        model_turns=len(calls),
+        model_cost=sum(costs, Decimal(0)),
+        unpriced_turns=len(calls) - len(costs),
     )
 
 

@@ -81,6 +81,9 @@ class CostSerializer(serializers.Serializer[Any]):
     duration_ms = serializers.IntegerField(allow_null=True)
     tokens_in = serializers.IntegerField()
     tokens_out = serializers.IntegerField()
+    model_turns = serializers.IntegerField(help_text="Answers of models.")
+    model_cost = serializers.CharField(help_text="US dollars for those whose price is known, as a decimal number.")
+    unpriced_turns = serializers.IntegerField(help_text="Those whose price is not known.")
 
 
 class EffectSerializer(serializers.Serializer[Any]):

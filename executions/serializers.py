@@ -130,8 +130,32 @@ class JSONValueField(serializers.Field[Value, Any, Any, Any]):
         return None if value.text is None or value.cut else json_text.loads(value.text)
 
 
+class ModelHopSerializer(serializers.Serializer[Any]):
+    provider = serializers.CharField()
+    model = serializers.CharField()
+    outcome = serializers.CharField(help_text="`answered`, or why it did not.")
+    ms = serializers.IntegerField()
+
+
+class ModelCallSerializer(serializers.Serializer[Any]):
+    """How a model's turn came to its answer; while it is under way, or where it failed, with `model` alone."""
+
+    model = serializers.CharField(help_text="As the provider names it; before there is an answer, as it was asked for.")
+    provider = serializers.CharField()
+    own_key = serializers.BooleanField(help_text="Asked with the user's own key.")
+    cost = serializers.CharField(
+        allow_null=True, help_text="US dollars, as a decimal number; null where it is unknown."
+    )
+    latency_ms = serializers.IntegerField()
+    cached = serializers.ChoiceField(choices=["", "exact", "semantic"])
+    stop = serializers.ChoiceField(
+        choices=["", "stop", "tools", "length", "refused"], help_text="Why the answer ended."
+    )
+    path = ModelHopSerializer(many=True, help_text="Who was asked, one after the other.")
+
+
 class StepSerializer(serializers.Serializer[Any]):
-    """One message that was given to one listener, and what came of it."""
+    """One message that was given to one listener, and what came of it; or one turn of a model that its block asked."""
 
     id = serializers.UUIDField(source="step.id")
     number = serializers.IntegerField(source="step.number", help_text="Grows with every change of any step.")
@@ -166,6 +190,9 @@ class StepSerializer(serializers.Serializer[Any]):
     duration_ms = serializers.IntegerField(source="step.duration_ms", allow_null=True)
     tokens_in = serializers.IntegerField(source="step.tokens_in")
     tokens_out = serializers.IntegerField(source="step.tokens_out")
+    model_call = ModelCallSerializer(
+        source="step.model_call", allow_null=True, help_text="Of a model's turn (block `blox.model`); else null."
+    )
 
     @extend_schema_field(serializers.ListField(child=serializers.ChoiceField(choices=["input", "output"])))
     def get_omitted(self, traced: TracedStep) -> list[str]:

@@ -1,14 +1,15 @@
 """An execution as server-sent events (https://html.spec.whatwg.org/multipage/server-sent-events.html).
 
 `step` carries a step as the trace shows it, each time that it changes; `status` carries the execution's summary at
-the start, when it changes, and at the end, after which the stream closes. An event's id is the number of the last
+the start, when it changes, and at the end, after which the stream closes. `token` carries what a model says in a turn
+that is under way: who comes while it speaks gets all that it has said so far. An event's id is the number of the last
 step sent, with `-end` when nothing follows: a client that comes back with it goes on from there.
 """
 
 import logging
 import re
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Self
@@ -20,8 +21,9 @@ from rest_framework.exceptions import ValidationError
 from bloxserver.api.renderers import CamelCaseRenderer
 from bloxserver.core.streams import acquire_stream_slot
 from executions.events import watch
-from executions.models import Execution, State, Step
+from executions.models import MODEL_BLOCK, Execution, State, Step, StepStatus
 from executions.serializers import ExecutionSummarySerializer, StepSerializer
+from executions.speech import Heard, Turn, listen
 from executions.trace import trace
 
 logger = logging.getLogger(__name__)
@@ -83,11 +85,12 @@ def _frames(execution_id: UUID, position: Position) -> Generator[bytes]:
 
 def _follow(execution_id: UUID, position: Position) -> Iterator[bytes]:
     reader = _Reader(execution_id, position)
+    look = reader.news
     end = time.monotonic() + LONGEST_STREAM_SECONDS
     spoke = time.monotonic()
     with watch(execution_id) as changes:
         while not reader.finished and time.monotonic() < end:
-            for frame in reader.news():
+            for frame in look():
                 yield frame
                 spoke = time.monotonic()
             if reader.finished:
@@ -95,7 +98,7 @@ def _follow(execution_id: UUID, position: Position) -> Iterator[bytes]:
             if time.monotonic() - spoke >= HEARTBEAT_SECONDS:
                 yield b": still here\n\n"
                 spoke = time.monotonic()
-            changes.wait(HEARTBEAT_SECONDS)
+            look = reader.news if changes.wait(HEARTBEAT_SECONDS) else reader.speech
 
 
 class _Reader:
@@ -105,6 +108,7 @@ class _Reader:
         self._id = execution_id
         self._position = position
         self._shown: tuple[Any, ...] | None = None  # the part of the execution that the last status event showed
+        self._speaking: dict[UUID, Heard] = {}  # turns of models that are under way, by step
         self.finished = False
 
     def news(self) -> Iterator[bytes]:
@@ -120,13 +124,38 @@ class _Reader:
             yield self._status(execution)
             return
         looks = (execution.claimed_at, execution.cancel_requested_at)
+        if self._shown is None:
+            self._find_speaking()
         if looks != self._shown:
             self._shown = looks
             yield self._status(execution)
         yield from self._steps()
+        yield from self.speech()
+
+    def speech(self) -> Iterator[bytes]:
+        """What models have said since."""
+        for step_id, before in list(self._speaking.items()):
+            self._speaking[step_id], pieces = listen(before)
+            for piece in pieces:
+                said = {"step_id": step_id, "listener": before.listener, **piece._asdict()}
+                yield _frame("token", self._position, said)
+
+    def _find_speaking(self) -> None:
+        """The turns under way of which a client that comes back has the step already."""
+        seen = Step.objects.filter(execution_id=self._id, number__lte=self._position.number)
+        self._note(seen.filter(block=MODEL_BLOCK, status=StepStatus.RUNNING).defer("input", "output"))
+
+    def _note(self, steps: Iterable[Step]) -> None:
+        """Which models begin to speak, and which have ended."""
+        for step in steps:
+            if step.is_model_turn and step.status == StepStatus.RUNNING:
+                self._speaking[step.pk] = Heard(Turn(self._id, step.pk, step.attempt), step.listener)
+            else:
+                self._speaking.pop(step.pk, None)
 
     def _steps(self) -> Iterator[bytes]:
         while steps := self._next_steps():
+            self._note(steps)
             for traced in trace(steps):
                 self._position = Position(traced.step.number)
                 yield _frame("step", self._position, StepSerializer(traced).data)

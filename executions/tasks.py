@@ -3,8 +3,8 @@
 from celery import shared_task
 from django.utils import timezone
 
+from bloxserver.core.background import Background
 from executions import history, tally
-from executions.background import Background
 from executions.bulk import services as bulk
 from executions.dispatch import Job
 from executions.engine import shutdown  # noqa: F401 - its flag must be made before the worker forks

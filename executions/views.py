@@ -242,7 +242,11 @@ class EventsView(OneExecutionMixin, APIView):
         },
     )
     def get(self, request: Request, flow_id: UUID, execution_id: UUID) -> StreamingHttpResponse | Response:
-        """Server-sent events: `step` for each change of a step, `status` for each of the execution. Closes at the end."""
+        """Server-sent events: `step` for each change of a step, `status` for each of the execution. Closes at the end.
+
+        While a model speaks, `token {stepId, listener, seq, text}` carries what it says. `seq` counts the pieces of a turn; one
+        with `seq` 1 begins its text, or begins it anew: what was shown of that step before is void.
+        """
         seen = request.headers.get("Last-Event-ID") or request.query_params.get("lastEventId")
         position = Position.parse(seen)
         if position.ended:

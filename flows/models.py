@@ -8,6 +8,7 @@ from django.core.validators import MaxLengthValidator
 from django.db import models
 from django.utils import timezone
 
+from bloxserver.core.encrypted import EncryptedField
 from bloxserver.core.ids import new_id
 from flows.querysets import FlowManager, FlowQuerySet, OwnedQuerySet
 
@@ -158,7 +159,7 @@ class Secret(models.Model):
     user = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="secrets")
     flow = models.ForeignKey(Flow, on_delete=models.CASCADE, null=True, blank=True, related_name="secrets")
     name = models.CharField(max_length=64)
-    encrypted_value = models.TextField(editable=False)
+    encrypted_value = EncryptedField()
     updated_at = models.DateTimeField(default=timezone.now, editable=False)
 
     objects: ClassVar[OwnedQuerySet["Secret"]] = OwnedQuerySet.as_manager()  # type: ignore[assignment]

@@ -4,6 +4,7 @@ from typing import Any
 
 from django.urls import path
 
+from flows.budget_views import BudgetViewSet, LlmUsageView
 from flows.views import (
     BlockListView,
     FlowViewSet,
@@ -45,5 +46,12 @@ urlpatterns = [
     path("variables/<str:name>", VariableViewSet.as_view(NAMED), name="variable"),
     path("secrets", SecretViewSet.as_view({"get": "list"}), name="secrets"),
     path("secrets/<str:name>", SecretViewSet.as_view(NAMED), name="secret"),
+    path("budgets", BudgetViewSet.as_view({"get": "list", "post": "create"}), name="budgets"),
+    path(
+        "budgets/<uuid:budget_id>",
+        BudgetViewSet.as_view({"get": "retrieve", "patch": "partial_update", "delete": "destroy"}),
+        name="budget",
+    ),
+    path("usage/llm", LlmUsageView.as_view(), name="usage-llm"),
     path("blocks", BlockListView.as_view(), name="blocks"),
 ]

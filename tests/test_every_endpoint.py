@@ -23,6 +23,8 @@ from executions.models import Approval
 from flows.memories import remember
 from tests import openapi
 from tests.conftest import api_as
+from tests.llm.keys import KEY, allow_provider
+from tests.llm.model_server import ModelServer
 from tests.openapi import CheckedClient, document
 from triggers.services import tick
 
@@ -94,9 +96,10 @@ def running_flow(call: Caller, yaml: str = ORGANISM) -> str:
 # The success of each. --------------------------------------------------------------------------------------------
 @pytest.mark.django_db(transaction=True)
 def test_every_operation_of_the_document_succeeds(
-    call: Caller, public: Caller, drain: Drain, seen: set[tuple[str, int]]
+    call: Caller, public: Caller, drain: Drain, seen: set[tuple[str, int]], settings: Settings
 ) -> None:
     account(call)
+    api_keys(call, settings)
     flow = flows(call)
     versions(call, flow)
     stores(call, flow)
@@ -108,6 +111,15 @@ def test_every_operation_of_the_document_succeeds(
 
     succeeded = {operation for operation, status in seen if 200 <= status < 300}
     assert succeeded == {operation["operationId"] for _, _, operation in operations()}
+
+
+def api_keys(call: Caller, settings: Settings) -> None:
+    with ModelServer() as provider:
+        allow_provider(settings, provider)
+        call(201, "POST", "/api/v1/api-keys", {"provider": "openai", "apiKey": KEY})
+    call(200, "GET", "/api/v1/api-keys")
+    call(200, "GET", "/api/v1/api-keys/openai")
+    call(204, "DELETE", "/api/v1/api-keys/openai")
 
 
 def account(call: Caller) -> None:

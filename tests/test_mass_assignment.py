@@ -15,13 +15,18 @@ from flows.models import Flow
 from tests import openapi
 from tests.conftest import api_as
 from tests.executions.factories import make_step
+from tests.llm.keys import KEY
+from tests.llm.keys import provider as _provider
 from tests.test_every_endpoint import FLOWS, ORGANISM, operations, under_api, with_ids
 from triggers.models import Delivery
 
-pytestmark = pytest.mark.django_db
+__all__ = ["_provider"]  # the fixture
+
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("_provider")]
 
 TEXT, NUMBER, MOMENT = "h0stile", 987_654, "1999-01-01T00:00:00Z"
 VALID: dict[str, dict[str, Any]] = {  # what each needs to be let through; the others need nothing
+    "addApiKey": {"provider": "openai", "apiKey": KEY},
     "answerApproval": {"approved": True},
     "cancelExecutions": {"until": "2001-01-01T00:00:00Z"},
     "createAccessToken": {"name": "CI"},
@@ -71,7 +76,9 @@ def document_schema(name: str) -> dict[str, Any]:
 
 def rows() -> str:
     ours = [
-        model for model in apps.get_models() if model._meta.app_label in ("accounts", "flows", "executions", "triggers")
+        model
+        for model in apps.get_models()
+        if model._meta.app_label in ("accounts", "llm", "flows", "executions", "triggers")
     ]
     return "\n".join(f"{model.__name__} {values}" for model in ours for values in model._default_manager.values())
 

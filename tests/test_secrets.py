@@ -17,6 +17,7 @@ from django.conf import settings as django_settings
 from django.test import Client
 from rest_framework.test import APIClient
 
+from bloxserver.core.encrypted import EncryptedField
 from executions.models import Execution
 from flows.blocks import catalogue
 from flows.models import Secret
@@ -76,13 +77,11 @@ def ended(api: APIClient, drain: Drain, yaml: str) -> Execution:
 
 
 def records() -> str:
-    """All that the database and Redis hold, but for the column that is encrypted."""
-    rows = [
-        str(values)
-        for model in apps.get_models()
-        for values in model._default_manager.values()
-        if model is not Secret or values.pop("encrypted_value")
-    ]
+    """All that the database and Redis hold, but for the columns that are encrypted."""
+    rows = []
+    for model in apps.get_models():
+        shown = [field.attname for field in model._meta.concrete_fields if not isinstance(field, EncryptedField)]
+        rows += map(str, model._default_manager.values(*shown))
     if django_settings.REDIS_URL:
         client = redis.Redis.from_url(django_settings.REDIS_URL)
         for key in client.scan_iter():

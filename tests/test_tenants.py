@@ -30,7 +30,9 @@ from executions.tickets import issue_ticket
 from flows.memories import remember
 from flows.models import AgentMemory
 from flows.services import create_flow, set_secret, set_variable, start_flow
+from llm.models import UserKey
 from tests.executions.factories import NOON, make_execution, make_step
+from tests.llm.keys import KEY
 from triggers.models import Delivery, Moment
 from triggers.services import create_trigger
 
@@ -87,6 +89,8 @@ ROUTES: dict[str, Route] = {
     "api/v1/me": Route(own=True, bodies={"PATCH": {"name": "Someone"}}),
     "api/v1/access-tokens": Route(own=True, bodies={"POST": {"name": "CI"}}),
     "api/v1/access-tokens/<uuid:pk>": Route(),
+    "api/v1/api-keys": Route(own=True, bodies={"POST": {"provider": "anthropic", "apiKey": KEY}}),
+    "api/v1/api-keys/<str:provider>": Route(),
     "api/v1/flows": Route(own=True, bodies={"POST": {"name": "New"}}),
     "api/v1/flows/validate": Route(own=True, bodies={"POST": {"organismYaml": YAML}}),
     FLOW: Route(bodies={"PATCH": {"name": "Taken over"}}),
@@ -166,7 +170,7 @@ def routes() -> Iterator[str]:
 class Belongings:
     """One of each thing that a tenant can have, all of it told apart by `word`, and the ids that name them in a URL."""
 
-    def __init__(self, user: User, word: str) -> None:
+    def __init__(self, user: User, word: str, provider: str) -> None:
         now = timezone.now()
         yaml = ORGANISM.format(name=f"{word}-organism", listener=word, value=f"{word}-value")
         flow = create_flow(owner=user, name=f"{word} flow", description=f"{word} text", organism_yaml=yaml)
@@ -184,6 +188,9 @@ class Belongings:
         Approval.objects.create(
             execution=execution, step_key=step.key, position="1", kind="approval", listener=word, message=f"{word}-asks"
         )
+        api_key = UserKey(user=user, provider=provider, checked_at=now)
+        api_key.set_key(f"sk-{word}")
+        api_key.save()
         token, secret = create_access_token(user=user, name=f"{word} token")
         for where in (None, flow):
             set_variable(owner=user, flow=where, name=f"{word}_thing", value=f"{word}-variable-value")
@@ -194,6 +201,7 @@ class Belongings:
         self.user, self.flow, self.execution = user, flow, execution
         self.ids: dict[str, Any] = {
             "pk": token.pk,
+            "provider": provider,
             "flow_id": flow.pk,
             "execution_id": execution.pk,
             "step_id": step.pk,
@@ -206,7 +214,8 @@ class Belongings:
         }
         self.token, self.webhook = secret, webhook.webhook_token or ""
         self.marks = [word, user.email, str(user.pk), self.token, self.webhook]
-        self.marks += [str(self.ids[name]) for name in self.ids if name != "number"]
+        self.marks += [str(self.ids[name]) for name in self.ids if name not in ("number", "provider")]
+        self.marks.append(str(api_key.pk))
 
 
 def as_user(user: User) -> APIClient:
@@ -222,7 +231,7 @@ def cast(alice: User, bob: User, settings: Settings) -> Cast:
     User.objects.update(tier=Tier.HIGH_FREQUENCY)  # the limits are not what is tested here
     for user in (alice, bob):
         user.refresh_from_db()
-    return Belongings(alice, "hers"), Belongings(bob, "bobs")
+    return Belongings(alice, "hers", "xai"), Belongings(bob, "bobs", "openai")
 
 
 # Asking. ---------------------------------------------------------------------------------------------------------
@@ -283,7 +292,7 @@ def snapshot(user: User) -> dict[str, list[Any]]:
     """Every row of every model that is `user`'s."""
     rows: dict[str, list[Any]] = {}
     for model in apps.get_models():
-        if model._meta.app_label not in ("accounts", "flows", "executions", "triggers"):
+        if model._meta.app_label not in ("accounts", "llm", "flows", "executions", "triggers"):
             continue
         every: Any = model._default_manager.all()
         if hasattr(every, "for_user"):

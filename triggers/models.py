@@ -9,6 +9,7 @@ from django.db.models import Q
 from django.utils import timezone
 
 from bloxserver.core.crypto import decrypt
+from bloxserver.core.encrypted import EncryptedField
 from bloxserver.core.ids import new_id
 from executions.models import TriggerType
 from flows.models import Flow
@@ -24,7 +25,7 @@ class Trigger(models.Model):
     enabled = models.BooleanField(default=True)
     # A webhook's token: found by its hash, kept encrypted so that its owner can read the URL again.
     token_hash = models.CharField(max_length=64, null=True, blank=True, unique=True, editable=False)
-    token_encrypted = models.TextField(blank=True, editable=False)
+    token_encrypted = EncryptedField(blank=True)
     next_moment = models.DateTimeField(
         null=True, blank=True, editable=False, help_text="The schedule's next moment; empty while it is not armed."
     )

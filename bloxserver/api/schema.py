@@ -6,7 +6,7 @@ from typing import Any
 from drf_spectacular.extensions import OpenApiAuthenticationExtension
 from drf_spectacular.utils import OpenApiResponse
 
-HEADINGS = ("flows", "versions", "executions", "triggers", "variables", "secrets", "blocks", "webhooks")
+HEADINGS = ("flows", "versions", "executions", "triggers", "variables", "secrets", "blocks", "api-keys", "webhooks")
 HTTP_METHODS = ("get", "post", "put", "patch", "delete")
 ERRORS = {
     400: "The request is not valid: `details` maps each field to its messages.",

@@ -47,10 +47,11 @@ def insert(rows: Sequence[Model], *, ignore_conflicts: bool = False) -> None:
         insert_rows(type(rows[0]), _rows(rows), ignore_conflicts=ignore_conflicts)
 
 
-def upsert(rows: Sequence[Model], *, unique: tuple[str, ...]) -> None:
-    """The same; a row that agrees in `unique` (fields of a unique constraint) is replaced, all but its id."""
+def upsert(rows: Sequence[Model], *, unique: tuple[str, ...], add: tuple[str, ...] = ()) -> None:
+    """The same; a row that agrees in `unique` (fields of a unique constraint) is replaced, all but its id, and what its
+    fields `add` hold is added to. No two of `rows` may agree in `unique`."""
     if rows:
-        _upsert(connection.vendor, type(rows[0]), unique).run(_rows(rows))
+        _upsert(connection.vendor, type(rows[0]), unique, add).run(_rows(rows))
 
 
 def update(model: type[Model], rows: Sequence[Sequence[Any]], *, where: tuple[str, ...], set: tuple[str, ...]) -> None:
@@ -118,10 +119,13 @@ def _insert(vendor: str, model: type[Model], conflict: str) -> _Statement:
 
 
 @lru_cache
-def _upsert(vendor: str, model: type[Model], unique: tuple[str, ...]) -> _Statement:
-    keys = _fields(model, unique)
+def _upsert(vendor: str, model: type[Model], unique: tuple[str, ...], add: tuple[str, ...]) -> _Statement:
+    keys, added = _fields(model, unique), _fields(model, add)
     replaced = [column for column in model._meta.concrete_fields if column not in keys and not column.primary_key]
-    assignments = ", ".join(f"{_name(column)} = excluded.{_name(column)}" for column in replaced)
+    before = {column: f"{_table(model)}.{_name(column)} + " for column in added}
+    assignments = ", ".join(
+        f"{_name(column)} = {before.get(column, '')}excluded.{_name(column)}" for column in replaced
+    )
     return _insert(vendor, model, f"ON CONFLICT ({_names(keys)}) DO UPDATE SET {assignments}")
 
 

@@ -2,7 +2,7 @@
 
 from functools import lru_cache
 
-from cryptography.fernet import Fernet, MultiFernet
+from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 from django.conf import settings
 
 
@@ -19,3 +19,12 @@ def encrypt(text: str) -> str:
 def decrypt(token: str) -> str:
     """The text behind `token`, whichever of the keys made it. Raises `cryptography.fernet.InvalidToken`."""
     return _fernet(tuple(settings.BLOX_ENCRYPTION_KEYS)).decrypt(token.encode()).decode()
+
+
+def renewed(token: str) -> str | None:
+    """The same text under the newest key; None where it is under that one already. Raises `InvalidToken`."""
+    try:
+        Fernet(settings.BLOX_ENCRYPTION_KEYS[0]).decrypt(token.encode())
+    except InvalidToken:
+        return encrypt(decrypt(token))
+    return None

@@ -1,7 +1,6 @@
 """Executions: the list, the page of one with its trace, and the actions."""
 
 from collections.abc import Callable, Iterable
-from datetime import UTC
 from typing import Any
 from uuid import UUID
 
@@ -18,13 +17,13 @@ from bloxserver.core.admin import ButtonsAdmin, change_link, short_id, status_pi
 from bloxserver.core.errors import DomainError
 from executions import services
 from executions.admin.base import LargeTableAdmin
-from executions.admin.texts import as_uuid, execution_link, json_field, milliseconds, moment, pretty, short
+from executions.admin.privacy import hides
+from executions.admin.texts import as_uuid, execution_link, json_field, milliseconds, moment, short
+from executions.admin.trace_rows import rows_of
 from executions.explain import explain, read_record
 from executions.models import Approval, Execution, ExecutionStatus, FailureNotice, State
-from executions.trace import TracedStep, Value, trace
 from flows.models import Flow
 
-STEP_CHARACTERS = 4_000  # of a step's input or output on the execution's page
 STEPS_SHOWN = 200
 QUESTIONS_SHOWN = 5
 FOUND_OWNERS = 500  # users or flows that a search may match before it is too vague to be quick
@@ -99,8 +98,8 @@ class ExecutionAdmin(ButtonsAdmin, LargeTableAdmin):
     )
 
     input = staticmethod(json_field("payload.input", "input"))
-    output = staticmethod(json_field("payload.output", "output"))
-    response = staticmethod(json_field("payload.response", "webhook answer"))
+    output = staticmethod(json_field("payload.output", "output", hidden=hides))
+    response = staticmethod(json_field("payload.response", "webhook answer", hidden=hides))
     trigger_data = staticmethod(json_field("payload.trigger", "trigger"))
     variables = staticmethod(json_field("payload.variables", "vars"))
 
@@ -246,10 +245,9 @@ class ExecutionAdmin(ButtonsAdmin, LargeTableAdmin):
 
     def _page(self, execution: Execution) -> dict[str, Any]:
         steps = list(execution.steps.defer("input", "output").order_by("number")[: STEPS_SHOWN + 1])
-        names = {step.key: step.listener for step in steps}
         record = read_record(execution)
         return {
-            "rows": [_row(traced, names) for traced in trace(steps[:STEPS_SHOWN], characters=STEP_CHARACTERS)],
+            "rows": rows_of(steps[:STEPS_SHOWN], hidden=hides(execution)),
             "more_steps": len(steps) > STEPS_SHOWN,
             "steps_url": f"{reverse('admin:executions_step_changelist')}?q={execution.pk}",
             "explanation": explain(record, now=timezone.now()),
@@ -310,26 +308,5 @@ class ExecutionAdmin(ButtonsAdmin, LargeTableAdmin):
         return None
 
 
-def _row(traced: TracedStep, names: dict[str, str]) -> dict[str, Any]:
-    """A line of the trace on the execution's page."""
-    step = traced.step
-    caller, _, position = step.scope.rpartition(":")
-    return {
-        "step": step,
-        "status": status_pill(step.status),
-        "caller": names.get(caller, caller),
-        "position": position,
-        "url": reverse("admin:executions_step_change", args=[step.pk]),
-        "started": step.started_at.astimezone(UTC).time().isoformat("milliseconds"),
-        "duration": milliseconds(step.duration_ms),
-        "input": _folded(traced.input),
-        "output": _folded(traced.output),
-    }
-
-
 def _page_of(row: Model) -> str:
     return reverse(f"admin:{row._meta.app_label}_{row._meta.model_name}_change", args=[row.pk])
-
-
-def _folded(value: Value) -> dict[str, str]:
-    return {"short": short(value.text, 60), "full": pretty(value)}

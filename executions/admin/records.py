@@ -11,6 +11,7 @@ from django.utils.safestring import SafeString
 
 from bloxserver.core.admin import status_pill, two_lines
 from executions.admin.base import LargeTableAdmin, OfExecutionAdmin
+from executions.admin.privacy import HIDDEN, hides
 from executions.admin.texts import (
     PAYLOAD_CHARACTERS,
     SHORT,
@@ -18,6 +19,7 @@ from executions.admin.texts import (
     execution_link,
     json_field,
     milliseconds,
+    model_call_line,
     moment,
     pretty,
     short,
@@ -52,6 +54,7 @@ class StepAdmin(OfExecutionAdmin):
         "sent_to",
         ("started", "completed", "duration", "due_at"),
         ("tokens_in", "tokens_out"),
+        "shown_model_call",
         ("number", "key", "scope", "parents"),
     )
     readonly_fields = (
@@ -62,6 +65,7 @@ class StepAdmin(OfExecutionAdmin):
         "duration",
         "shown_input",
         "shown_output",
+        "shown_model_call",
     )
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Step]:
@@ -93,17 +97,27 @@ class StepAdmin(OfExecutionAdmin):
 
     @admin.display(description="input")
     def shown_input(self, step: Step) -> SafeString | str:
-        return self._shown(trace([step], characters=PAYLOAD_CHARACTERS)[0].input)
+        return self._shown(step, trace([step], characters=PAYLOAD_CHARACTERS)[0].input)
 
     @admin.display(description="output")
     def shown_output(self, step: Step) -> SafeString | str:
-        return self._shown(trace([step], characters=PAYLOAD_CHARACTERS)[0].output)
+        return self._shown(step, trace([step], characters=PAYLOAD_CHARACTERS)[0].output)
+
+    @admin.display(description="model")
+    def shown_model_call(self, step: Step) -> SafeString | str:
+        return model_call_line(step) or "-"
 
     @staticmethod
-    def _shown(value: Value) -> SafeString | str:
+    def _shown(step: Step, value: Value) -> SafeString | str:
         if value.text is None:
             return "-"
+        if step.key in hides(step.execution):
+            return HIDDEN
         return format_html('<pre class="blox-json">{}</pre>', pretty(value))
+
+
+def _leads_to_hidden(payload: ExecutionPayload) -> bool:
+    return bool(hides(payload.execution))
 
 
 JSON_OF_PAYLOAD = ("shown_input", "shown_output", "shown_response", "shown_trigger", "shown_variables")
@@ -118,8 +132,8 @@ class ExecutionPayloadAdmin(OfExecutionAdmin):
     readonly_fields = ("of_execution", *JSON_OF_PAYLOAD)
 
     shown_input = staticmethod(json_field("input", "input"))
-    shown_output = staticmethod(json_field("output", "output"))
-    shown_response = staticmethod(json_field("response", "webhook answer"))
+    shown_output = staticmethod(json_field("output", "output", hidden=_leads_to_hidden))
+    shown_response = staticmethod(json_field("response", "webhook answer", hidden=_leads_to_hidden))
     shown_trigger = staticmethod(json_field("trigger", "trigger"))
     shown_variables = staticmethod(json_field("variables", "vars"))
 
@@ -147,6 +161,10 @@ class ExecutionTallyAdmin(LargeTableAdmin):
         return super().get_queryset(request).defer("flow__organism_yaml", "flow__canvas_state")
 
 
+def _is_of_hidden_step(entry: JournalEntry) -> bool:
+    return entry.step_key in hides(entry.execution)
+
+
 @admin.register(JournalEntry)
 class JournalEntryAdmin(OfExecutionAdmin):
     list_display = ("of_execution_short", "step_key", "position", "kind", "created_at")
@@ -156,10 +174,14 @@ class JournalEntryAdmin(OfExecutionAdmin):
     fields = ("of_execution", "step_key", "position", "kind", "shown_value", "created_at")
     readonly_fields = ("of_execution", "shown_value")
 
-    shown_value = staticmethod(json_field("value", "value"))
+    shown_value = staticmethod(json_field("value", "value", hidden=_is_of_hidden_step))
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[JournalEntry]:
         return super().get_queryset(request).defer("value")
+
+
+def _is_output_of_hidden_step(output: LargeOutput) -> bool:
+    return output.step.key in hides(output.step.execution)
 
 
 @admin.register(LargeOutput)
@@ -175,7 +197,7 @@ class LargeOutputAdmin(LargeTableAdmin):
     fields = ("step", "of_execution", "shown_text")
     readonly_fields = ("of_execution", "shown_text")
 
-    shown_text = staticmethod(json_field("text", "output"))
+    shown_text = staticmethod(json_field("text", "output", hidden=_is_output_of_hidden_step))
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[LargeOutput]:
         return super().get_queryset(request).select_related("step").defer("text", "step__input", "step__output")

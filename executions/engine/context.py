@@ -15,9 +15,12 @@ from bloxserver.core import json_text
 from bloxserver.core.errors import DomainError
 from bloxserver.core.safe_http import GuardedClient, shared_client
 from executions import approvals, mails
+from executions.engine.conversation import Conversation
+from executions.engine.model_turn import ModelTurn
 from executions.engine.planner import Plan
 from executions.engine.store import Transaction
 from executions.models import (
+    MODEL,
     SLEEP,
     START_FLOW,
     Approval,
@@ -32,6 +35,8 @@ from executions.models import (
 from flows.blocks.base import Answer, BlockError
 from flows.organism.spec import Listener
 from flows.organism.templates import redact
+from llm.exchange import Answer as ModelAnswer
+from llm.exchange import Request
 
 if TYPE_CHECKING:
     from executions.engine.run import ExecutionRun, Scope
@@ -61,11 +66,13 @@ class StepContext:
         self._timeout: asyncio.Timeout | None = None
         self._open_waits = 0
         self._remaining: float | None = None
-        self._winding_up = False
+        self._winding_up: asyncio.Task[Any] | None = None  # this context's block, once it is to end
+        self._conversation = Conversation()
         self.execution_id: UUID = run.claimed.pk
         self.flow_id: UUID = run.claimed.flow_id
         self.user_id: UUID = run.claimed.user_id
         self.listener = listener.name
+        self._limit = listener.timeout
         self.peers = listener.peers
         self.tools = listener.tools
         self.attempt = step.attempt
@@ -77,7 +84,7 @@ class StepContext:
 
     def wind_up(self, effect: "asyncio.Task[Any]") -> None:
         """Let `effect`, which runs this context's block, come to its end without another wait or call."""
-        self._winding_up = True
+        self._winding_up = effect
         if self._open_waits:
             effect.cancel()
 
@@ -211,6 +218,30 @@ class StepContext:
                     approval.notified = [*approval.notified, address]
                     await self._run.store.call_patiently(partial(approval.save, update_fields=["notified"]))
 
+    async def ask_model(self, request: Request, *, position: str | None = None) -> ModelAnswer:
+        position = self._position(position)
+        if (entry := self._recorded(MODEL, position)) is not None:
+            answer = ModelAnswer.from_json(json_text.loads(entry.value))
+        else:
+            answer = await self._ask_model(request, position)
+        self._conversation.add(request, answer)
+        return answer
+
+    async def _ask_model(self, request: Request, position: str) -> ModelAnswer:
+        """The effect of a block that asks several times may be called off, or handed back, between two of them."""
+        self._end_if_winding_up()
+        if self._run.is_handing_back:
+            with self._waiting():
+                await asyncio.Event().wait()  # until the run has noticed that it is idle, and cancels this
+        turn = ModelTurn(self._run, self._step, position, told=self._conversation.new_in(request))
+        with self._working():
+            try:
+                return await turn.take(request, self._entry(MODEL, position, None), seconds_left=self._seconds_left)
+            except asyncio.CancelledError:
+                if self._timeout is not None and self._timeout.expired():
+                    turn.cut_off()
+                raise
+
     async def respond(self, status: int, headers: Mapping[str, str], body: Any) -> None:
         self._run.response = json_text.dumps({"status": status, "headers": dict(headers), "body": body})
 
@@ -231,8 +262,7 @@ class StepContext:
 
         A block may wait for several things at once; its turn comes back with the last of them.
         """
-        if self._winding_up:
-            raise asyncio.CancelledError
+        self._end_if_winding_up()
         wait = self._run.turns.begin_wait(self._step.key, until, for_person=for_person)
         self._open_waits += 1
         if self._open_waits == 1:
@@ -255,6 +285,18 @@ class StepContext:
             yield
         finally:
             self._run.turns.over()
+
+    def _seconds_left(self) -> float:
+        """Of the attempt's time limit."""
+        if self._open_waits and self._remaining is not None:
+            return self._remaining
+        deadline = self._timeout.when() if self._timeout is not None else None
+        return self._limit if deadline is None else deadline - asyncio.get_running_loop().time()
+
+    def _end_if_winding_up(self) -> None:
+        if self._winding_up is not None:
+            self._winding_up.cancel()
+            raise asyncio.CancelledError
 
     def _stop_clock(self) -> float | None:
         if self._timeout is None or (deadline := self._timeout.when()) is None:

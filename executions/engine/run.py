@@ -18,6 +18,7 @@ from uuid import UUID
 from django.db.models.functions import Now
 from django.utils import timezone
 
+from billing.metering import MeteredCall
 from bloxserver.core import json_text
 from executions import approvals, endings
 from executions.endings import Ending, canceled, timed_out
@@ -79,6 +80,7 @@ class ExecutionRun:
         self._number = max((step.number for step in claimed.steps), default=0)
         self._unsaved_steps: dict[str, Step] = {}
         self._unsaved_journal: list[JournalEntry] = []
+        self._unsaved_calls: list[MeteredCall] = []
         self._unfinished: dict[str, Step] = {}  # started here, and not ended
         self.turns = Turns(self._idle)
         self._handing_back = False
@@ -92,6 +94,11 @@ class ExecutionRun:
     @cached_property
     def random(self) -> Random:
         return Random(self.claimed.pk.int)  # noqa: S311 - spreads retries, hides nothing
+
+    @property
+    def is_handing_back(self) -> bool:
+        """Nothing new is begun: what asks for something waits, until the run stands still."""
+        return self._handing_back
 
     # What the drain and the lease keeper say. ---------------------------------------------------------------------
 
@@ -350,6 +357,10 @@ class ExecutionRun:
     def start(self, step: Step) -> None:
         self._unfinished[step.key] = step
 
+    def step_at(self, key: str) -> Step | None:
+        """What is on record of it, or under way here."""
+        return self.recorded.get(key) or self._unfinished.get(key)
+
     def finish(self, step: Step) -> None:
         """Take the ended step into the record; it is written with the next flush."""
         self._unfinished.pop(step.key, None)
@@ -364,6 +375,10 @@ class ExecutionRun:
     def write_down(self, entry: JournalEntry) -> None:
         self.journal[entry.step_key, entry.position] = entry
         self._unsaved_journal.append(entry)
+
+    def meter(self, call: MeteredCall) -> None:
+        """Count what a model's answer came to, with the next flush: that which puts the answer on record."""
+        self._unsaved_calls.append(call)
 
     def forget_failures_below(self, key: str, *, until: datetime | None = None) -> None:
         """Before a block's next attempt: what failed in the scopes it called (until then) is to be tried again."""
@@ -415,10 +430,11 @@ class ExecutionRun:
             self.claimed.parent_id,
             steps=list(self._unsaved_steps.values()),
             journal=self._unsaved_journal,
+            model_calls=self._unsaved_calls,
             response=self.response,
             **what,
         )
-        self._unsaved_steps, self._unsaved_journal, self.response = {}, [], None
+        self._unsaved_steps, self._unsaved_journal, self._unsaved_calls, self.response = {}, [], [], None
         return change
 
     async def _write(self, change: Change) -> Any:

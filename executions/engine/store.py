@@ -20,12 +20,14 @@ from django.db.models import Q
 from django.db.models.functions import Now
 from django.utils import timezone
 
+from billing.metering import MeteredCall, settle_all
 from bloxserver.core import bulk, json_text, pipeline
 from bloxserver.core.database import is_away
 from bloxserver.core.errors import DomainError
 from executions import endings, events
 from executions.endings import Ending
 from executions.engine.leases import LEASE, Lease
+from executions.engine.speech import Speaker
 from executions.models import (
     LARGE_OUTPUT_CHARACTERS,
     Execution,
@@ -69,6 +71,7 @@ class Change:
     parent_id: UUID | None = None
     steps: list[Step] = field(default_factory=list)
     journal: list[JournalEntry] = field(default_factory=list)
+    model_calls: list[MeteredCall] = field(default_factory=list)  # whose answers are among the above
     response: str | None = None
     transaction: Transaction | None = None
     ending: Ending | None = None
@@ -80,6 +83,7 @@ class Store:
 
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="execution-store")
+        self.speaker = Speaker(self.call)
         self._waiting: list[tuple[Change, asyncio.Future[Any]]] = []
         self._writing = False
 
@@ -181,6 +185,8 @@ def write(changes: list[Change]) -> list[Any]:
             change for change, outcome in zip(changes, outcomes, strict=True) if not isinstance(outcome, BaseException)
         ]
         _write_records(good)
+        # In one call for all: usage and budgets are locked in one order, whatever else is written with them.
+        settle_all(calls=[call for change in good for call in change.model_calls], now=timezone.now())
         ends = [(each.execution_id, each.lease.fence, each.ending) for each in good if each.ending]
         endings.end_held(ends, now=timezone.now())
         for change in good:

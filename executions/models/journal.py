@@ -6,7 +6,7 @@ from django.utils import timezone
 from bloxserver.core.ids import new_id
 from executions.models.execution import Execution
 
-SLEEP, START_FLOW = "sleep", "start_flow"  # kinds of entries that others than the engine read
+SLEEP, START_FLOW, MODEL = "sleep", "start_flow", "model"  # kinds of entries that others than the engine read
 
 
 class JournalEntry(models.Model):
@@ -21,7 +21,7 @@ class JournalEntry(models.Model):
     step_key = models.CharField(max_length=32)
     position = models.CharField(max_length=32)
     kind = models.CharField(
-        max_length=20, help_text="What was asked: record, transact, sleep, ask, start_flow, failed_call."
+        max_length=20, help_text="What was asked: record, transact, sleep, ask, start_flow, model, failed_call."
     )
     value = models.TextField(help_text="JSON.")
     created_at = models.DateTimeField(default=timezone.now)

@@ -10,6 +10,7 @@ from executions.models.execution import Execution
 from executions.querysets import StepQuerySet
 
 LARGE_OUTPUT_CHARACTERS = 64 * 1024
+MODEL_BLOCK = "blox.model"  # the `block` of a model's turn, which is in no catalogue
 
 
 class StepStatus(models.TextChoices):
@@ -22,8 +23,9 @@ class StepStatus(models.TextChoices):
 class Step(models.Model):
     """One delivery: one message, given to one listener, whose block ran once to its end (in one attempt or several).
 
-    `key` names the delivery by where it came from, so that a resumed execution plans the same keys again and finds
-    what is on record. `number` grows with every write to a step of the execution: it orders the trace, and an event
+    A model's turn is a step, too: its `block` is `MODEL_BLOCK`, and its scope lies below the step that asked. `key` names
+    the delivery by where it came from, so that a resumed execution plans the same keys again and finds what is on
+    record. `number` grows with every write to a step of the execution: it orders the trace, and an event
     stream resumes after it.
     """
 
@@ -54,6 +56,11 @@ class Step(models.Model):
     completed_at = models.DateTimeField(null=True, blank=True)
     tokens_in = models.PositiveIntegerField(default=0)
     tokens_out = models.PositiveIntegerField(default=0)
+    model_call = models.JSONField(
+        null=True,
+        blank=True,
+        help_text="Of a model's turn: model, provider, own_key, cost in US dollars, latency_ms, cached, stop, path.",
+    )
 
     objects: ClassVar[StepQuerySet] = StepQuerySet.as_manager()  # type: ignore[assignment]
 
@@ -72,6 +79,10 @@ class Step(models.Model):
     def output_text(self) -> str | None:
         """The output as JSON text, wherever it is stored."""
         return self.large_output.text if self.is_output_apart else self.output
+
+    @property
+    def is_model_turn(self) -> bool:
+        return self.block == MODEL_BLOCK
 
     @property
     def is_handled_error(self) -> bool:
@@ -93,3 +104,19 @@ class LargeOutput(models.Model):
 
     def __str__(self) -> str:
         return f"output of {self.step_id}"
+
+
+class SpokenText(models.Model):
+    """A piece of what a model has said in a turn that is under way, for who watches; gone with the turn's end.
+
+    Only where there is no Redis. What a worker that died has left is in nobody's way, and goes with the execution.
+    """
+
+    id = models.BigAutoField(primary_key=True)  # in the order in which it was said
+    step = models.ForeignKey(Step, on_delete=models.CASCADE, related_name="spoken_texts")
+    attempt = models.PositiveSmallIntegerField()
+    seq = models.PositiveIntegerField(help_text="From 1; where it is 1 again, the answer begins anew.")
+    text = models.TextField()
+
+    def __str__(self) -> str:
+        return f"{self.seq} of {self.step_id}"

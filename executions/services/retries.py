@@ -7,10 +7,10 @@ from django.db import transaction
 from bloxserver.core import bulk, json_text
 from bloxserver.core.ids import new_id
 from executions.errors import ExecutionNotEnded, NothingFailed
-from executions.models import Execution, ExecutionStatus, LargeOutput, State, StepStatus
+from executions.models import MODEL, Execution, ExecutionStatus, LargeOutput, State, StepStatus
 from executions.services.acceptance import Firing, accept
 
-DONE_KINDS = ("record", "transact")  # of journal entries: something was done
+DONE_KINDS = ("record", "transact", MODEL)  # of journal entries: something was done
 
 
 def retry_execution(*, execution: Execution, from_failed: bool, now: datetime) -> Execution:
@@ -47,8 +47,8 @@ def retry_execution(*, execution: Execution, from_failed: bool, now: datetime) -
 def _copy_what_finished(execution: Execution, retry: Execution) -> None:
     """Steps that succeeded, or whose failure was handled, with their journal: the retry resumes after them.
 
-    Of a step that had not finished, what it did is kept (effects recorded, transactions committed), not what it waited
-    for: a delay is waited for again, a flow that failed is called again.
+    Of a step that had not finished, what it did is kept (effects recorded, transactions committed, answers of
+    models), not what it waited for: a delay is waited for again, a flow that failed is called again.
     """
     steps = [step for step in execution.steps.all() if step.status == StepStatus.SUCCESS or step.is_handled_error]
     by_key = {step.key: step for step in steps}

@@ -8,6 +8,7 @@ from django.db import transaction
 from django.utils import timezone
 
 from accounts.models import User
+from billing.metering import budgets
 from billing.services import limits_of
 from bloxserver.core.errors import NotFound
 from flows.default_organism import DEFAULT_ORGANISM_YAML
@@ -59,11 +60,13 @@ def update_flow(*, flow: Flow, changes: dict[str, Any]) -> Flow:
             raise NotFound("Not found.")
         for field, value in changed.items():
             setattr(flow, field, value)
+        if "name" in changed:
+            budgets.rename_flow(flow_id=flow.pk, name=flow.name)
     return flow
 
 
 def delete_flow(*, flow: Flow) -> None:
-    """Stop the flow by force and delete it with its versions, executions, triggers and stores.
+    """Stop the flow by force and delete it with its versions, executions, triggers, stores and budget.
 
     What has too long a history for one transaction disappears from sight at once, and from the database bit by bit. The
     row is locked against new executions too, since those would keep a reference to it.
@@ -73,6 +76,7 @@ def delete_flow(*, flow: Flow) -> None:
         if locked is None:
             return
         flow_stopped.send(sender=Flow, flow=locked, force=True)
+        budgets.forget_flow(flow_id=locked.pk)
         if any(left for _, left in flow_deleted.send(sender=Flow, flow=locked)):
             _bury(locked)
         else:

@@ -18,6 +18,7 @@ def test_me_is_the_signed_in_user(api: APIClient, alice: User) -> None:
         "name": "Alice",
         "avatarUrl": None,
         "tier": "pro",
+        "sharePromptsWithOperators": False,
         "createdAt": alice.created_at.isoformat().replace("+00:00", "Z"),
     }
 

@@ -17,7 +17,7 @@ from billing.models import RunBudget
 from tests.executions.factories import make_execution, make_flow
 from triggers.models import Delivery, Moment, Trigger
 
-APPS = ("accounts", "billing", "flows", "executions", "triggers")
+APPS = ("accounts", "billing", "llm", "flows", "executions", "triggers")
 MODELS = [model for app in APPS for model in apps.get_app_config(app).get_models()]
 
 

@@ -136,7 +136,7 @@ def test_a_page_of_many_steps_takes_few_queries_and_links_to_all(
     execution = make_execution(flow)
     for number in range(1, 206):
         make_step(execution, number, "loop", input=number)
-    with django_assert_max_num_queries(15):
+    with django_assert_max_num_queries(16):
         html = page_of(admin_client, execution)
     assert "These are the first 200." in html
     assert f"/admin/executions/step/?q={execution.pk}" in html

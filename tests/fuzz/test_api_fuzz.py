@@ -35,7 +35,11 @@ from schemathesis.checks import (
 
 from accounts.models import Tier, User
 from tests.executions.flows import run, start
+from tests.llm.keys import provider
+from tests.llm.model_server import ModelServer
 from tests.openapi import document
+
+__all__ = ["provider"]  # the fixture
 
 CASES = int(os.environ.get("BLOX_FUZZ_CASES", "12"))
 CHECKS = [
@@ -70,7 +74,7 @@ def _is_uuid(value: Any) -> bool:
 
 
 @pytest.fixture
-def known(api: APIClient, alice: User, settings: Settings) -> Known:
+def known(api: APIClient, alice: User, settings: Settings, provider: ModelServer) -> Known:
     settings.BLOX_ANONYMOUS_API_RATE = 1_000_000  # rates are not what is tested here
     settings.CLERK_WEBHOOK_SECRET = "whsec_" + b64encode(b"a secret of the test's own").decode()
     alice.tier = Tier.HIGH_FREQUENCY

@@ -1,4 +1,4 @@
-"""What a user has used of what the tier allows."""
+"""What a user has used of the runs that the tier allows."""
 
 from django.conf import settings
 from django.db import models

@@ -1,0 +1,15 @@
+"""What a user has used, and what it may not pass."""
+
+from billing.models.budgets import Budget, BudgetNotice, BudgetPeriod, BudgetReservation
+from billing.models.runs import RunBudget
+from billing.models.usage import LlmUsage, SettledCall
+
+__all__ = [
+    "Budget",
+    "BudgetNotice",
+    "BudgetPeriod",
+    "BudgetReservation",
+    "LlmUsage",
+    "RunBudget",
+    "SettledCall",
+]

@@ -1,0 +1,63 @@
+"""The lines of the trace on an execution's page: what a step has called stands below it."""
+
+from collections.abc import Iterator, Sequence
+from datetime import UTC
+from typing import Any
+
+from django.urls import reverse
+
+from bloxserver.core.admin import status_pill
+from executions.admin.privacy import shown
+from executions.admin.texts import milliseconds, model_call_line, pretty, short
+from executions.models import Step
+from executions.trace import TracedStep, Value, trace
+
+STEP_CHARACTERS = 4_000  # of an input or output
+DEEPEST = 4  # further in it is not indented
+
+
+def rows_of(steps: Sequence[Step], *, hidden: frozenset[str]) -> list[dict[str, Any]]:
+    """A row for each step; the values of those whose key is `hidden` are not shown."""
+    names = {step.key: step.listener for step in steps}
+    traced = {each.step.key: each for each in trace(steps, characters=STEP_CHARACTERS)}
+    return [_row(traced[step.key], names, depth, step.key in hidden) for step, depth in _in_order(steps)]
+
+
+def _in_order(steps: Sequence[Step]) -> Iterator[tuple[Step, int]]:
+    """Each with its depth. Those of a caller that is not among them stand at the top."""
+    keys = {step.key for step in steps}
+    below: dict[str, list[Step]] = {}
+    for step in steps:
+        caller = _caller(step)
+        below.setdefault(caller if caller in keys else "", []).append(step)
+    todo = [(step, 0) for step in reversed(below.get("", []))]
+    while todo:
+        step, depth = todo.pop()
+        yield step, depth
+        todo += [(inner, depth + 1) for inner in reversed(below.get(step.key, []))]
+
+
+def _caller(step: Step) -> str:
+    return step.scope.rpartition(":")[0]
+
+
+def _row(traced: TracedStep, names: dict[str, str], depth: int, is_hidden: bool) -> dict[str, Any]:
+    step = traced.step
+    caller = _caller(step)
+    return {
+        "step": step,
+        "depth": min(depth, DEEPEST),
+        "status": status_pill(step.status),
+        "caller": names.get(caller, caller),
+        "position": step.scope.rpartition(":")[2],
+        "url": reverse("admin:executions_step_change", args=[step.pk]),
+        "started": step.started_at.astimezone(UTC).time().isoformat("milliseconds"),
+        "model_call": model_call_line(step),
+        "duration": milliseconds(step.duration_ms),
+        "input": _folded(shown(traced.input, is_hidden=is_hidden)),
+        "output": _folded(shown(traced.output, is_hidden=is_hidden)),
+    }
+
+
+def _folded(value: Value) -> dict[str, str]:
+    return {"short": short(value.text, 60), "full": pretty(value)}

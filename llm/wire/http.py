@@ -1,0 +1,100 @@
+"""The HTTP client that the SDKs are given: one for each event loop, guarded and bounded."""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Hashable
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx2
+
+from bloxserver.core.guarded_transport import GuardedTransport
+
+MAX_ANSWER_BYTES = 32 * 1024 * 1024  # a stream repeats much around each piece of text
+
+# What goes out. The SDKs add more, some of it from variables that an operator has set for himself
+# (OPENAI_ORG_ID, ANTHROPIC_CUSTOM_HEADERS): those are no business of an endpoint that a tenant has named.
+_SENT_HEADERS = frozenset(
+    {
+        "host",
+        "connection",
+        "accept",
+        "accept-encoding",
+        "authorization",
+        "content-length",
+        "content-type",
+        "user-agent",
+        "x-api-key",
+        "anthropic-version",
+        "anthropic-beta",
+    }
+)
+
+
+class AnswerTooLarge(httpx2.ReadError):
+    """The answer is larger than any that a model gives."""
+
+
+class _Bounded(httpx2.AsyncByteStream):
+    """An answer's bytes, as long as they are not too many."""
+
+    def __init__(self, stream: httpx2.AsyncByteStream) -> None:
+        self._stream = stream
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        left = MAX_ANSWER_BYTES
+        async with aclosing(aiter(self._stream)) as chunks:  # type: ignore[type-var]
+            async for chunk in chunks:
+                left -= len(chunk)
+                if left < 0:
+                    raise AnswerTooLarge(f"the answer is larger than {MAX_ANSWER_BYTES:,} bytes")
+                yield chunk
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+
+class _ModelTransport(GuardedTransport):
+    """The guarded transport, for answers of models: bounded, and never compressed, so that what is counted is all."""
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        for name in [name for name in request.headers if name.lower() not in _SENT_HEADERS]:
+            del request.headers[name]
+        request.headers["accept-encoding"] = "identity"
+        response = await super().handle_async_request(request)
+        if response.headers.get("content-encoding", "identity") != "identity":
+            await response.aclose()
+            raise httpx2.RemoteProtocolError("the answer is compressed, which was not asked for")
+        response.stream = _Bounded(response.stream)  # type: ignore[arg-type]
+        return response
+
+
+@dataclass(slots=True)
+class LoopClient:
+    """What belongs to one event loop: its connections, and the SDK's models that were made on them."""
+
+    http: httpx2.AsyncClient
+    models: OrderedDict[Hashable, Any] = field(default_factory=OrderedDict)  # the one used last is the last
+
+
+_clients: dict[asyncio.AbstractEventLoop, LoopClient] = {}
+
+
+def loop_client() -> LoopClient:
+    """The running event loop's, made at its first use."""
+    loop = asyncio.get_running_loop()
+    if loop not in _clients:
+        for ended in [known for known in _clients if known.is_closed()]:
+            del _clients[ended]
+        # No redirects: a provider does not send them, and the key must not follow one.
+        http = httpx2.AsyncClient(transport=_ModelTransport(), trust_env=False, follow_redirects=False)
+        _clients[loop] = LoopClient(http)
+    return _clients[loop]
+
+
+async def close_clients() -> None:
+    """Close the running loop's connections to providers; whoever made the loop calls it before the loop ends."""
+    client = _clients.pop(asyncio.get_running_loop(), None)
+    if client is not None:
+        await client.http.aclose()

@@ -1,0 +1,130 @@
+"""Operators see how a model was asked, and what was said only where the tenant lets them."""
+
+from html import unescape
+from typing import Any
+
+import pytest
+from django.test import Client
+from django.urls import reverse
+from rest_framework.test import APIClient
+
+from accounts.models import User
+from executions.models import Execution, JournalEntry, LargeOutput, Step
+from tests.executions.factories import make_execution, make_flow, make_step
+
+pytestmark = pytest.mark.django_db
+
+HIDDEN = "hidden: the tenant has not allowed operators to read prompts"
+SECRETS = ("Blue shoes?", "the prompt", "the answer", "its arguments", "found it", "passed on")
+CALL: dict[str, Any] = {
+    "model": "claude-sonnet-4-5",
+    "provider": "anthropic",
+    "own_key": True,
+    "cost": "0.004200",
+    "latency_ms": 812,
+    "cached": "exact",
+    "stop": "stop",
+    "path": [
+        {"provider": "openai", "model": "gpt-5", "outcome": "rate_limited", "ms": 35},
+        {"provider": "anthropic", "model": "claude-sonnet-4-5", "outcome": "answered", "ms": 777},
+    ],
+}
+
+
+@pytest.fixture
+def execution(alice: User) -> Execution:
+    """An agent's: before it a step, below it a turn and a tool, after it a step that got its answer."""
+    execution = make_execution(make_flow(alice), input="in", output="passed on")
+    make_step(execution, 1, "before", input="visible", output="Blue shoes?")
+    below = {"parents": ["key-5"], "from_listener": "agent"}
+    said = {"input": {"messages": ["the prompt"]}, "output": {"text": "the answer"}}
+    make_step(
+        execution,
+        2,
+        "agent",
+        block="blox.model",
+        scope="key-5:1",
+        model_call=CALL,
+        tokens_in=1204,
+        tokens_out=87,
+        **below,
+        **said,
+    )
+    make_step(execution, 3, "find", scope="key-5:2", input="its arguments", output="found it", **below)
+    make_step(execution, 5, "agent", block="blox.agent", parents=["key-1"], output="the answer")
+    make_step(execution, 6, "done", block="blox.output", parents=["key-5"], output="passed on")
+    JournalEntry.objects.create(execution=execution, step_key="key-5", position="1", kind="model", value='"the answer"')
+    return execution
+
+
+def page_of(client: Client, row: Any) -> str:
+    response = client.get(reverse(f"admin:executions_{row._meta.model_name}_change", args=[row.pk]))
+    assert response.status_code == 200
+    return unescape(response.content.decode())
+
+
+def pages(client: Client, execution: Execution) -> str:
+    steps = [step for step in execution.steps.all() if step.listener != "before"]
+    rows = [execution, execution.payload, *steps, *execution.journal.all()]
+    return "".join(page_of(client, row) for row in rows)
+
+
+def test_an_operator_reads_no_prompt_and_nothing_that_came_of_it(admin_client: Client, execution: Execution) -> None:
+    make_step(execution, 7, "last", parents=["key-6"], is_output_apart=True)
+    LargeOutput.objects.create(step=execution.steps.get(number=7), text='"passed on"')
+    html = pages(admin_client, execution) + page_of(admin_client, LargeOutput.objects.get())
+    assert [text for text in SECRETS[1:] if text in html] == []
+    assert HIDDEN in html
+    assert "visible" in html  # what came before
+
+
+def test_an_operator_reads_all_where_the_tenant_allows_it(
+    admin_client: Client, api: APIClient, execution: Execution
+) -> None:
+    answer = api.patch("/api/v1/me", {"sharePromptsWithOperators": True}, format="json")
+    assert answer.json()["sharePromptsWithOperators"] is True
+    html = pages(admin_client, execution)
+    assert [text for text in SECRETS if text not in html] == []
+    assert HIDDEN not in html
+
+
+def test_an_execution_without_models_hides_nothing(admin_client: Client, alice: User) -> None:
+    execution = make_execution(make_flow(alice), output="out")
+    make_step(execution, 1, "greet", input="in", output="out")
+    html = page_of(admin_client, execution) + page_of(admin_client, execution.steps.get())
+    assert HIDDEN not in html and '"out"' in html
+
+
+def test_the_owner_reads_all_through_the_api(api: APIClient, execution: Execution) -> None:
+    url = f"/api/v1/flows/{execution.flow_id}/executions/{execution.pk}/steps"
+    [turn] = [step for step in api.get(url).json()["items"] if step["block"] == "blox.model"]
+    assert (turn["input"], turn["output"]) == ({"messages": ["the prompt"]}, {"text": "the answer"})
+
+
+def test_a_turn_stands_below_its_agent_with_how_it_was_answered(admin_client: Client, execution: Execution) -> None:
+    html = page_of(admin_client, execution)
+    places = [html.index(f"/step/{execution.steps.get(number=number).pk}/") for number in (1, 5, 2, 3, 6)]
+    assert places == sorted(places)
+    for told in (
+        "anthropic claude-sonnet-4-5",
+        "1,204 tokens in, 87 out",
+        "$0.004200",
+        "812\xa0ms",
+        "exact cache hit",
+        "the user's own key",
+        "openai gpt-5 rate_limited 35\xa0ms \N{RIGHTWARDS ARROW} anthropic claude-sonnet-4-5 answered 777\xa0ms",
+    ):
+        assert told in html
+
+
+def test_an_unknown_cost_is_not_zero(admin_client: Client, execution: Execution) -> None:
+    Step.objects.filter(block="blox.model").update(model_call={**CALL, "cost": None})
+    html = page_of(admin_client, execution)
+    assert "cost unknown" in html and "$0.0042" not in html
+
+
+def test_an_operator_sees_the_tenant_s_decision_and_cannot_take_it(admin_client: Client, alice: User) -> None:
+    url = reverse("admin:accounts_user_change", args=[alice.pk])
+    html = admin_client.get(url).content.decode()
+    assert "field-share_prompts_with_operators" in html
+    assert 'name="share_prompts_with_operators"' not in html
