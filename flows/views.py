@@ -21,7 +21,7 @@ from bloxserver.api.pagination import PageNumberPagination
 from bloxserver.api.schema import api_error
 from bloxserver.api.views import TenantViewSet
 from bloxserver.core.errors import InvalidInput
-from flows import organism, serializers, services
+from flows import serializers, services
 from flows.blocks import catalogue
 from flows.memories import forget
 from flows.models import AgentMemory, Flow, FlowVersion, Secret, Variable
@@ -146,7 +146,8 @@ class ValidateView(APIView):
     def post(self, request: Request) -> Response:
         """All that is wrong with a YAML, each with line and column. Nothing is stored."""
         data = _checked(serializers.ValidateSerializer, request.data)
-        return Response(serializers.FlowValidationSerializer(organism.validate(data["organism_yaml"])).data)
+        found = services.validate_for(user=_user(request), organism_yaml=data["organism_yaml"])
+        return Response(serializers.FlowValidationSerializer(found).data)
 
 
 class VersionViewSet(FlowChildMixin, mixins.ListModelMixin, mixins.RetrieveModelMixin, TenantViewSet):

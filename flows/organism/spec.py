@@ -94,6 +94,19 @@ class Problem:
 
 
 @dataclass(frozen=True, slots=True)
+class NamedModel:
+    """A model that a listener names, and where."""
+
+    name: str
+    path: str
+    line: int
+    column: int
+
+    def problem(self, message: str) -> Problem:
+        return Problem(self.path, self.line, self.column, message)
+
+
+@dataclass(frozen=True, slots=True)
 class Validation:
     """What `flows.organism.validate` found."""
 
@@ -103,6 +116,7 @@ class Validation:
         str, Any
     ]  # {"nodes": [...], "edges": [...]} for a canvas; what could be read of it when there are errors
     organism: Organism | None  # None when there are errors
+    models: tuple[NamedModel, ...] = ()  # but those that a placeholder gives
 
     @property
     def valid(self) -> bool:
