@@ -19,7 +19,7 @@ from bloxserver.core.errors import DomainError
 from flows import organism, services
 from flows.default_organism import DEFAULT_ORGANISM_YAML
 from flows.forms import FlowForm, SecretForm, VariableForm
-from flows.models import Flow, FlowStatus, FlowVersion, KeyValue, Secret, Variable
+from flows.models import AgentMemory, Flow, FlowStatus, FlowVersion, KeyValue, Secret, Variable
 
 BODIES = ["organism_yaml", "canvas_state"]
 DEPLOYED_BODIES = [f"deployed_version__{field}" for field in BODIES]
@@ -239,3 +239,22 @@ class KeyValueAdmin(ReadOnlyAdmin):
     @admin.display(description="value")
     def short_value(self, row: KeyValue) -> str:
         return Truncator(row.value).chars(60)
+
+
+@admin.register(AgentMemory)
+class AgentMemoryAdmin(ReadOnlyAdmin):
+    """What agents remember: an operator sees whose and how much, and may delete. What was said is the tenant's."""
+
+    list_display = ["listener", "key", "flow_and_user", "size", "updated_at"]
+    list_filter = ["updated_at"]
+    list_select_related = ["flow__user"]
+    search_fields = ["listener", "key", "flow__name", "flow__user__email", "flow__id"]
+    search_help_text = "Listener, key, the flow's name or id, or user's e-mail"
+    fields = ["flow", "listener", "key", "size", "updated_at"]
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[AgentMemory]:
+        return super().get_queryset(request).defer("messages", *(f"flow__{field}" for field in BODIES))
+
+    @admin.display(description="flow, user", ordering="flow__name")
+    def flow_and_user(self, row: AgentMemory) -> SafeString:
+        return two_lines(row.flow.name, row.flow.user.email)

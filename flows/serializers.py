@@ -10,7 +10,7 @@ from bloxserver.api.fields import TextField
 from bloxserver.core import json_text
 from flows import canvas, organism
 from flows.blocks.base import Block
-from flows.models import Flow, FlowStatus, FlowVersion, Secret, Variable
+from flows.models import AgentMemory, Flow, FlowStatus, FlowVersion, Secret, Variable
 from flows.services.stored import MAX_VALUE_BYTES
 from flows.services.versions import MAX_YAML_BYTES
 
@@ -278,6 +278,31 @@ class SetSecretSerializer(serializers.Serializer[Any]):
         return value
 
 
+class MemorySummarySerializer(serializers.ModelSerializer[AgentMemory]):
+    class Meta:
+        model = AgentMemory
+        fields = ["id", "listener", "key", "size", "updated_at"]
+        read_only_fields = fields
+
+
+class ExchangeSerializer(serializers.Serializer[Any]):
+    user = serializers.CharField(help_text="What the agent was told; cut after 6,000 characters.")
+    answer = serializers.CharField(help_text="What it answered.")
+    at = serializers.DateTimeField()
+
+
+class MemorySerializer(MemorySummarySerializer):
+    exchanges = serializers.SerializerMethodField(help_text="The oldest first.")
+
+    class Meta(MemorySummarySerializer.Meta):
+        fields = [*MemorySummarySerializer.Meta.fields, "exchanges"]
+        read_only_fields = fields
+
+    @extend_schema_field(ExchangeSerializer(many=True))
+    def get_exchanges(self, memory: AgentMemory) -> Any:
+        return json_text.loads(memory.messages)
+
+
 class BlockSerializer(serializers.Serializer[Any]):
     """A block of the catalogue, which a listener names as its handler."""
 
@@ -291,6 +316,9 @@ class BlockSerializer(serializers.Serializer[Any]):
     secret_fields = serializers.SerializerMethodField(
         help_text="Config fields whose placeholders may use secrets.NAME."
     )
+    listener_keys = serializers.SerializerMethodField(
+        help_text="Options of the config that may stand on the listener instead."
+    )
     default_timeout = serializers.FloatField(help_text="Seconds a step, where the listener does not say.")
     default_attempts = serializers.IntegerField(help_text="Attempts a step, where the listener does not say.")
 
@@ -299,3 +327,6 @@ class BlockSerializer(serializers.Serializer[Any]):
 
     def get_secret_fields(self, block: Block) -> list[str]:
         return sorted(block.secret_fields)
+
+    def get_listener_keys(self, block: Block) -> list[str]:
+        return sorted(block.listener_keys)

@@ -5,7 +5,15 @@ from typing import Any
 from django.urls import path
 
 from flows.budget_views import BudgetViewSet, LlmUsageView
-from flows.views import BlockListView, FlowViewSet, SecretViewSet, ValidateView, VariableViewSet, VersionViewSet
+from flows.views import (
+    BlockListView,
+    FlowViewSet,
+    MemoryViewSet,
+    SecretViewSet,
+    ValidateView,
+    VariableViewSet,
+    VersionViewSet,
+)
 
 NAMED: dict[str, Any] = {"get": "retrieve", "put": "update", "delete": "destroy"}
 
@@ -27,6 +35,12 @@ urlpatterns = [
         "flows/<uuid:flow_id>/versions/<int:number>/restore",
         VersionViewSet.as_view({"post": "restore"}),
         name="version-restore",
+    ),
+    path("flows/<uuid:flow_id>/memories", MemoryViewSet.as_view({"get": "list"}), name="memories"),
+    path(
+        "flows/<uuid:flow_id>/memories/<uuid:memory_id>",
+        MemoryViewSet.as_view({"get": "retrieve", "delete": "destroy"}),
+        name="memory",
     ),
     path("variables", VariableViewSet.as_view({"get": "list"}), name="variables"),
     path("variables/<str:name>", VariableViewSet.as_view(NAMED), name="variable"),

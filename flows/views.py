@@ -21,9 +21,10 @@ from bloxserver.api.pagination import PageNumberPagination
 from bloxserver.api.schema import api_error
 from bloxserver.api.views import TenantViewSet
 from bloxserver.core.errors import InvalidInput
-from flows import organism, serializers, services
+from flows import serializers, services
 from flows.blocks import catalogue
-from flows.models import Flow, FlowVersion, Secret, Variable
+from flows.memories import forget
+from flows.models import AgentMemory, Flow, FlowVersion, Secret, Variable
 from flows.querysets import FlowQuerySet
 from flows.services.stored import NAME, NAME_RULE
 
@@ -145,7 +146,8 @@ class ValidateView(APIView):
     def post(self, request: Request) -> Response:
         """All that is wrong with a YAML, each with line and column. Nothing is stored."""
         data = _checked(serializers.ValidateSerializer, request.data)
-        return Response(serializers.FlowValidationSerializer(organism.validate(data["organism_yaml"])).data)
+        found = services.validate_for(user=_user(request), organism_yaml=data["organism_yaml"])
+        return Response(serializers.FlowValidationSerializer(found).data)
 
 
 class VersionViewSet(FlowChildMixin, mixins.ListModelMixin, mixins.RetrieveModelMixin, TenantViewSet):
@@ -176,6 +178,34 @@ class VersionViewSet(FlowChildMixin, mixins.ListModelMixin, mixins.RetrieveModel
         """Copy a version into the draft. What runs stays as it is until the flow is started again."""
         flow = services.restore_version(flow=self.flow, version=self.get_object())
         return Response(serializers.FlowSerializer(flow).data)
+
+
+class MemoryViewSet(FlowChildMixin, mixins.ListModelMixin, mixins.RetrieveModelMixin, TenantViewSet):
+    """What the flow's agents remember from one execution to the next."""
+
+    queryset = AgentMemory.objects.all()
+    serializer_class = serializers.MemorySerializer
+    lookup_url_kwarg = "memory_id"
+
+    def get_queryset(self) -> QuerySet[AgentMemory]:
+        return super().get_queryset().filter(flow=self.flow).order_by("-updated_at", "-id")
+
+    @extend_schema(operation_id="listMemories", responses=serializers.MemorySummarySerializer(many=True))
+    def list(self, request: Request, flow_id: UUID) -> Response:
+        """What the flow's agents remember, the latest first: a row for each agent and key."""
+        page = self.paginate_queryset(self.get_queryset().defer("messages"))
+        return self.get_paginated_response(serializers.MemorySummarySerializer(page, many=True).data)
+
+    @extend_schema(operation_id="getMemory")
+    def retrieve(self, request: Request, flow_id: UUID, memory_id: UUID) -> Response:
+        """One memory with its exchanges, the oldest first."""
+        return Response(self.get_serializer(self.get_object()).data)
+
+    @extend_schema(operation_id="deleteMemory", responses={204: None})
+    def destroy(self, request: Request, flow_id: UUID, memory_id: UUID) -> Response:
+        """Forget it. The agent begins anew in its next execution."""
+        forget(memory=self.get_object())
+        return Response(status=204)
 
 
 SCOPE = [

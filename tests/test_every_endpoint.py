@@ -8,7 +8,7 @@ from base64 import b64encode
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 from django.utils import timezone
@@ -20,6 +20,7 @@ from accounts.models import Tier, User
 from billing.models import RunBudget
 from billing.tiers import TIERS
 from executions.models import Approval
+from flows.memories import remember
 from tests import openapi
 from tests.conftest import api_as
 from tests.llm.keys import KEY, allow_provider
@@ -106,6 +107,7 @@ def test_every_operation_of_the_document_succeeds(
     triggers(call, public, flow, drain)
     budgets(call, flow)
     clerk()
+    memories(call, flow)
     call(204, "DELETE", f"{FLOWS}/{flow}")
 
     succeeded = {operation for operation, status in seen if 200 <= status < 300}
@@ -162,6 +164,13 @@ def stores(call: Caller, flow: str) -> None:
             call(200, "GET", one)
             call(200, "GET", f"/api/v1/{kind}{scope}")
             call(204, "DELETE", one)
+
+
+def memories(call: Caller, flow: str) -> None:
+    remember(flow_id=UUID(flow), listener="agent", key="ann", user="Hello", answer="Hi", now=timezone.now())
+    [memory] = call(200, "GET", f"{FLOWS}/{flow}/memories")["items"]
+    call(200, "GET", f"{FLOWS}/{flow}/memories/{memory['id']}")
+    call(204, "DELETE", f"{FLOWS}/{flow}/memories/{memory['id']}")
 
 
 def executions(call: Caller, public: Caller, flow: str, drain: Drain) -> None:

@@ -29,6 +29,8 @@ from bloxserver.api.long_lists import cursor_at
 from executions.bulk.models import BulkOperation
 from executions.models import Approval, Execution
 from executions.tickets import issue_ticket
+from flows.memories import remember
+from flows.models import AgentMemory
 from flows.services import create_flow, set_budget, set_secret, set_variable, start_flow
 from llm.models import UserKey
 from tests.executions.factories import NOON, make_execution, make_step
@@ -101,6 +103,8 @@ ROUTES: dict[str, Route] = {
     f"{FLOW}/versions": Route(),
     f"{FLOW}/versions/<int:number>": Route(),
     f"{FLOW}/versions/<int:number>/restore": Route(),
+    f"{FLOW}/memories": Route(),
+    f"{FLOW}/memories/<uuid:memory_id>": Route(),
     "api/v1/variables": Route(own=True, query={"flow": flow_of}),
     "api/v1/variables/<str:name>": Route(
         bodies={"PUT": {"value": "written"}}, makes_own=("PUT",), query={"flow": flow_of}
@@ -201,6 +205,9 @@ class Belongings:
             tokens_in=1, tokens_out=1, cost=Decimal(1),
         )  # fmt: skip
         settle_llm(call=spent, now=now)
+        remember(
+            flow_id=flow.pk, listener=word, key=word, user=f"{word}-said", answer=f"{word}-answered", now=timezone.now()
+        )
         self.user, self.flow, self.execution = user, flow, execution
         self.ids: dict[str, Any] = {
             "pk": token.pk,
@@ -215,6 +222,7 @@ class Belongings:
             "budget_id": set_budget(
                 owner=user, flow_id=flow.pk, monthly_cost=Decimal(5), monthly_tokens=None, now=now
             ).pk,
+            "memory_id": AgentMemory.objects.get(flow=flow).pk,
             "number": 1,
         }
         self.token, self.webhook = secret, webhook.webhook_token or ""

@@ -20,6 +20,8 @@ from executions.engine.model_turn import ModelTurn
 from executions.engine.planner import Plan
 from executions.engine.store import Transaction
 from executions.models import (
+    ASK,
+    FAILED_CALL,
     MODEL,
     SLEEP,
     START_FLOW,
@@ -50,7 +52,6 @@ CHILD_LOOK_SECONDS = 1.0  # while the worker has other steps of the execution to
 # Should the wake-up be lost, the parent looks again when the child has run for as long again, within these.
 CHILD_LOOK_AGAIN = timedelta(seconds=30), timedelta(minutes=15)
 ANSWER_LOOK_SECONDS = 1.0  # while the worker has other steps of the execution to do; else it parks
-FAILED_CALL = "failed_call"  # the kind of entry that keeps a call's failure
 MAX_POSITION = 32  # characters: the column's
 LOG_LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
@@ -193,7 +194,7 @@ class StepContext:
             expires_at=until,
         )
         # Before the step shows as waiting: a crash in between must not forget that its effect was under way.
-        approval_id = UUID(await self._transact("ask", put, position))
+        approval_id = UUID(await self._transact(ASK, put, position))
         call = self._run.store.call_patiently
         approval = await call(partial(Approval.objects.get, pk=approval_id))
         if not approval.answer:

@@ -3,12 +3,14 @@
 from executions.bulk.models import BulkItem, BulkOperation
 from executions.models.approvals import Approval, ApprovalAnswer, ApprovalKind
 from executions.models.execution import Execution, ExecutionPayload, ExecutionStatus, State, TriggerType
-from executions.models.journal import MODEL, SLEEP, START_FLOW, JournalEntry
+from executions.models.journal import ASK, FAILED_CALL, MODEL, SLEEP, START_FLOW, JournalEntry
 from executions.models.notices import FailureNotice, NoticeKind
 from executions.models.steps import LARGE_OUTPUT_CHARACTERS, MODEL_BLOCK, LargeOutput, SpokenText, Step, StepStatus
 from executions.models.tallies import ExecutionTally
 
 __all__ = [
+    "ASK",
+    "FAILED_CALL",
     "LARGE_OUTPUT_CHARACTERS",
     "MODEL",
     "MODEL_BLOCK",

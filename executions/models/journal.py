@@ -6,7 +6,8 @@ from django.utils import timezone
 from bloxserver.core.ids import new_id
 from executions.models.execution import Execution
 
-SLEEP, START_FLOW, MODEL = "sleep", "start_flow", "model"  # kinds of entries that others than the engine read
+# Kinds of entries that others than the engine read.
+SLEEP, START_FLOW, MODEL, ASK, FAILED_CALL = "sleep", "start_flow", "model", "ask", "failed_call"
 
 
 class JournalEntry(models.Model):

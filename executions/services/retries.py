@@ -1,5 +1,6 @@
 """An execution that repeats another."""
 
+from collections.abc import Collection
 from datetime import datetime
 
 from django.db import transaction
@@ -7,10 +8,21 @@ from django.db import transaction
 from bloxserver.core import bulk, json_text
 from bloxserver.core.ids import new_id
 from executions.errors import ExecutionNotEnded, NothingFailed
-from executions.models import MODEL, Execution, ExecutionStatus, LargeOutput, State, StepStatus
+from executions.models import (
+    ASK,
+    FAILED_CALL,
+    MODEL,
+    ApprovalKind,
+    Execution,
+    ExecutionStatus,
+    JournalEntry,
+    LargeOutput,
+    State,
+    StepStatus,
+)
 from executions.services.acceptance import Firing, accept
 
-DONE_KINDS = ("record", "transact", MODEL)  # of journal entries: something was done
+DONE_KINDS = ("record", "transact", MODEL, FAILED_CALL)  # of journal entries: something was done
 
 
 def retry_execution(*, execution: Execution, from_failed: bool, now: datetime) -> Execution:
@@ -48,7 +60,8 @@ def _copy_what_finished(execution: Execution, retry: Execution) -> None:
     """Steps that succeeded, or whose failure was handled, with their journal: the retry resumes after them.
 
     Of a step that had not finished, what it did is kept (effects recorded, transactions committed, answers of
-    models), not what it waited for: a delay is waited for again, a flow that failed is called again.
+    models, and calls that failed; what persons decided), not what it waited for: a delay is waited for again, a flow that
+    failed is called again.
     """
     steps = [step for step in execution.steps.all() if step.status == StepStatus.SUCCESS or step.is_handled_error]
     by_key = {step.key: step for step in steps}
@@ -62,4 +75,16 @@ def _copy_what_finished(execution: Execution, retry: Execution) -> None:
         entry.id, entry.execution = new_id(), retry
     bulk.insert(steps)
     bulk.insert([LargeOutput(step=by_key[key], text=text) for key, text in large])
-    bulk.insert(journal)
+    bulk.insert([*journal, *_copy_decisions(execution, retry, but=by_key.keys())])
+
+
+def _copy_decisions(execution: Execution, retry: Execution, *, but: Collection[str]) -> list[JournalEntry]:
+    """What persons answered to steps that had not finished: an agent whose tools wait for leave goes on from there."""
+    answered = execution.approvals.filter(kind=ApprovalKind.APPROVAL).answered().exclude(step_key__in=but)
+    entries = []
+    for approval in answered:
+        approval.id, approval.execution = new_id(), retry
+        where = {"execution": retry, "step_key": approval.step_key, "position": approval.position}
+        entries.append(JournalEntry(**where, kind=ASK, value=json_text.dumps(str(approval.id))))
+    bulk.insert(list(answered))
+    return entries

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Discriminator, Field, Tag
 
-from flows.blocks.asking import LISTENER_KEYS, PROMPT_INPUT, AskingConfig, Prompt, schema_remarks
+from flows.blocks.asking import LISTENER_KEYS, PROMPT_INPUT, AskingConfig, Prompt, schema_remarks, word_or_options
 from flows.blocks.base import JSON, Block, BlockConfig, Context, Effects, Remark
 from flows.blocks.conversation import Conversation
 from flows.organism.templates import as_text
@@ -16,7 +16,7 @@ MAX_REMEMBERED = 50  # exchanges
 
 
 class MemoryConfig(BlockConfig):
-    kind: Literal["execution", "flow"]
+    kind: Literal["execution", "flow"] = Field(description="How long it lasts.")
     key: Annotated[str, BeforeValidator(as_text)] = Field(
         "",
         max_length=MAX_MEMORY_KEY,
@@ -48,7 +48,10 @@ class AgentConfig(AskingConfig):
         description="US dollars, all turns together. A model whose price is not known ends the agent (`cost_unknown`).",
     )
     approve: list[str] = Field([], description="The tools that wait for a person's yes before each call, for a week.")
-    memory: Literal["execution", "flow"] | MemoryConfig = Field(
+    memory: Annotated[
+        Annotated[Literal["execution", "flow"], Tag("word")] | Annotated[MemoryConfig, Tag("options")],
+        Discriminator(word_or_options),
+    ] = Field(
         "execution",
         description="`execution`: it begins anew each time; `flow`: it is given what was said and answered in earlier"
         " executions, or `{kind: flow, key, max_turns}`. May stand on the listener.",

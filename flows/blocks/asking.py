@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, TypeAlias
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag
 
 from flows.blocks.base import JSON, BlockConfig, BlockError, Remark
 from flows.json_schemas import misfit, schema_problem
@@ -32,10 +32,15 @@ Prompt: TypeAlias = Annotated[str, BeforeValidator(as_text), Field(max_length=MA
 
 
 class CacheConfig(BlockConfig):
-    mode: CacheMode
+    mode: CacheMode = Field(description="As `cache` by itself.")
     threshold: float = Field(
         0.92, ge=0.5, le=1, description="For `semantic`: how alike two requests must be, 0.5 to 1."
     )
+
+
+def word_or_options(value: Any) -> str:
+    """Which of an option's two forms a value has, so that what is wrong with it is said of that form alone."""
+    return "word" if isinstance(value, str) else "options"
 
 
 class AskingConfig(BlockConfig):
@@ -47,7 +52,9 @@ class AskingConfig(BlockConfig):
         max_length=MAX_FALLBACKS,
         description="Models that are asked, in this order, when no provider of `model` answers. May stand on the listener.",
     )
-    cache: CacheMode | CacheConfig = Field(
+    cache: Annotated[
+        Annotated[CacheMode, Tag("word")] | Annotated[CacheConfig, Tag("options")], Discriminator(word_or_options)
+    ] = Field(
         "exact",
         description="`exact`: an answer to the same request is given again, for a time that shrinks with the temperature;"
         " `semantic`: also one to a request that is nearly the same, or `{mode: semantic, threshold}`; `off`. May stand on"

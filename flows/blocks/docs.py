@@ -12,8 +12,8 @@ INTRODUCTION = """\
 Made by `manage.py block_docs --write` from the blocks' own models: change those, not this page.
 
 Any value of a config may hold placeholders (`{{ payload.id }}`), except where an option is a CEL expression of its own.
-`secrets.NAME` may be used in the options marked *secrets*. Every listener may also have `retry`, `timeout`, `on_error` and
-`on_crash`; `GET /api/v1/blocks` gives all of this as JSON Schemas.
+`secrets.NAME` may be used in the options marked *secrets*. Every listener may also have `input`, `retry`, `timeout`, `on_error`
+and `on_crash`; `GET /api/v1/blocks` gives all of this as JSON Schemas.
 """
 
 

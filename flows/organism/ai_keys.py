@@ -1,15 +1,17 @@
 """The keys of a listener that are about models: options of its block that may stand beside `config`, and its `input`."""
 
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from flows.blocks.base import Block
 from flows.json_schemas import schema_problem
 from flows.organism.checks import Section
-from flows.organism.nodes import Node
+from flows.organism.nodes import Node, Path
 
 OPTIONS = ("model", "prompt", "fallback", "cache", "memory")
 OF_MODELS = ("agent", *OPTIONS)
 OF_OTHER_FILES = ("model", "prompt")  # which xml-pipeline's files have anywhere
+MODEL_KEYS = ("model", "fallback")  # options that name models
 MAX_MODEL = 200
 MAX_PROMPT = 100_000
 
@@ -34,6 +36,16 @@ def fold(section: Section, block: Block, config: Node) -> tuple[Node, frozenset[
         return config, frozenset()
     merged = Node({**config.value, **folded}, config.mark, config.start, config.end, config.keys)
     return merged, frozenset(folded)
+
+
+def texts_below(config: Node, keys: Iterable[str]) -> Iterator[tuple[Path, Node]]:
+    """Each text that these options are, or have in a list, with its path."""
+    for key in keys:
+        node = config.child(key)
+        children: list[tuple[Path, Node]] = [] if node is None else [((key,), node)]
+        if node is not None and isinstance(node.value, list):
+            children = [((key, index), item) for index, item in enumerate(node.value)]
+        yield from ((path, child) for path, child in children if isinstance(child.value, str))
 
 
 def _refuse_twice(section: Section, key: str, config: Node) -> None:

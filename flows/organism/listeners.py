@@ -1,17 +1,17 @@
 """Reads one listener of an organism."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast, get_args
 
 from flows.blocks.base import Block
 from flows.organism import compatibility
-from flows.organism.ai_keys import OF_MODELS, fold, read_input
+from flows.organism.ai_keys import MODEL_KEYS, OF_MODELS, fold, read_input, texts_below
 from flows.organism.checks import Findings, Section, nearest
 from flows.organism.config_check import check_config
-from flows.organism.nodes import Node, Path
-from flows.organism.spec import Listener, OnCrash, RetryPolicy
+from flows.organism.nodes import Node, Path, path_text
+from flows.organism.spec import Listener, NamedModel, OnCrash, RetryPolicy
 from flows.organism.templates import CompiledConfig
 
 KEYS = (
@@ -70,6 +70,14 @@ class Draft:
         """Where in the document an option of the config stands."""
         on_listener = bool(path) and path[0] in self.folded
         return (*self.section.path, *path) if on_listener else (*self.section.path, "config", *path)
+
+    def models(self) -> Iterator[NamedModel]:
+        """The models that it names; whether anybody serves them is not the language's to say."""
+        if self.block is None or self.config_node is None or "model" not in self.block.listener_keys:
+            return
+        for path, node in texts_below(self.config_node, MODEL_KEYS):
+            if "{{" not in node.value:
+                yield NamedModel(node.value, path_text(self.place(path)), node.mark.line, node.mark.column)
 
     def built(self) -> Listener:
         """The listener. Only of a draft without errors."""

@@ -94,13 +94,16 @@ class Problem:
 
 
 @dataclass(frozen=True, slots=True)
-class ModelName:
+class NamedModel:
     """A model that a listener names, and where."""
 
     name: str
     path: str
     line: int
     column: int
+
+    def problem(self, message: str) -> Problem:
+        return Problem(self.path, self.line, self.column, message)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +116,7 @@ class Validation:
         str, Any
     ]  # {"nodes": [...], "edges": [...]} for a canvas; what could be read of it when there are errors
     organism: Organism | None  # None when there are errors
+    models: tuple[NamedModel, ...] = ()  # but those that a placeholder gives
 
     @property
     def valid(self) -> bool:

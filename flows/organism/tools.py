@@ -27,7 +27,7 @@ def _wrapped(schema: dict[str, Any]) -> dict[str, Any]:
 
 def _read_by_config(listener: Listener) -> dict[str, Any]:
     """An object with what the config's placeholders read of the payload: of any type, and none required."""
-    names = {
+    names: dict[str, Any] = {
         reference.path[1]: {}
         for _, expression in listener.config.expressions
         for reference in expression.syntax.references

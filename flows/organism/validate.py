@@ -72,7 +72,8 @@ def validate(yaml_text: str, catalogue: Mapping[str, Block] | None = None) -> Va
     organism = _read_organism(document, findings, catalogue, drafts) if document.root else None
     errors, warnings = map(_bounded, findings.ordered())
     entry = organism.entry if organism else drafts[0].name if drafts else None
-    return Validation(errors, warnings, _graph(drafts, entry), organism if not errors else None)
+    models = tuple(model for draft in drafts for model in draft.models())
+    return Validation(errors, warnings, _graph(drafts, entry), organism if not errors else None, models)
 
 
 def _bounded(problems: list[Problem]) -> list[Problem]:

@@ -11,6 +11,7 @@ from flows.services.flows import (
     flow_by_reference,
     update_flow,
 )
+from flows.services.model_names import validate_for
 from flows.services.secrets import delete_secret, optional_secret, secret_value, set_secret
 from flows.services.sharing import share_flows
 from flows.services.variables import delete_variable, set_variable, variables_of
@@ -40,5 +41,6 @@ __all__ = [
     "start_flow",
     "stop_flow",
     "update_flow",
+    "validate_for",
     "variables_of",
 ]

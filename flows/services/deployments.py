@@ -10,9 +10,9 @@ from django.db import transaction
 from django.utils import timezone
 
 from accounts.models import User
-from flows import organism
 from flows.models import Flow, FlowStatus
 from flows.services.locks import lock_flow
+from flows.services.model_names import load_for
 from flows.services.versions import freeze_version
 from flows.signals import flow_started, flow_stopped
 
@@ -20,13 +20,14 @@ from flows.signals import flow_started, flow_stopped
 def start_flow(*, flow: Flow, by: User | None) -> Flow:
     """Deploy the draft: freeze it as a version, accept firings, arm the triggers. A running flow is redeployed.
 
-    `by` is kept as who made the version. Raises `OrganismInvalid` (400) with every error of the YAML.
+    `by` is kept as who made the version. Raises `OrganismInvalid` (400) with every error of the YAML, and with every model
+    in it that nobody serves.
     """
-    organism.load(flow.organism_yaml)  # before the lock: on SQLite it would hold up every other writer
+    load_for(user=flow.user, organism_yaml=flow.organism_yaml)  # before the lock: on SQLite it would hold up others
     with transaction.atomic():
         locked = lock_flow(flow)
         if locked.organism_yaml != flow.organism_yaml:  # edited meanwhile
-            organism.load(locked.organism_yaml)
+            load_for(user=flow.user, organism_yaml=locked.organism_yaml)
         locked.deployed_version = freeze_version(locked, by=by)
         locked.deployed_at = timezone.now()
         _set_status(locked, FlowStatus.RUNNING, container_id=str(uuid4()))

@@ -13,7 +13,7 @@ from billing.services import limits_of
 from bloxserver.core.errors import NotFound
 from flows.default_organism import DEFAULT_ORGANISM_YAML
 from flows.errors import FlowLimitReached, FlowNameAmbiguous, FlowNotFound
-from flows.models import Flow, FlowStatus, KeyValue, Secret, Variable
+from flows.models import AgentMemory, Flow, FlowStatus, KeyValue, Secret, Variable
 from flows.services.locks import lock_owner
 from flows.signals import flow_deleted, flow_exported, flow_imported, flow_stopped
 
@@ -84,7 +84,7 @@ def delete_flow(*, flow: Flow) -> None:
 
 
 def _bury(locked: Flow) -> None:
-    for model in (Variable, Secret, KeyValue):
+    for model in (Variable, Secret, KeyValue, AgentMemory):
         model.objects.filter(flow=locked).delete()
     Flow.objects.filter(pk=locked.pk).update(
         deleted_at=timezone.now(), status=FlowStatus.STOPPED, container_id=None, error_message=None

@@ -39,7 +39,7 @@ def odd(_acme: None) -> type[Odd]:
 def models(_acme: None, db: None, settings: Settings) -> Iterator[ModelServer]:
     """A provider of models, `acme` by name, and the block `acme.asker` that asks them."""
     with ModelServer() as server:
-        settings.BLOX_HTTP_ALLOW = [server.host]
+        settings.BLOX_HTTP_ALLOW = [*settings.BLOX_HTTP_ALLOW, server.host]
         Provider.objects.create(name="Acme", provider="acme", base_url=server.url, model_names=[])
         forget_pool()
         yield server

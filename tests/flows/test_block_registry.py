@@ -29,6 +29,8 @@ BUILT_IN = [
     "blox.call_flow",
     "blox.key_value",
     "blox.calculate",
+    "blox.llm",
+    "blox.agent",
     "blox.email",
     "blox.respond",
     "blox.log",
@@ -197,13 +199,15 @@ def test_a_block_can_be_shown(name: str) -> None:
     assert all("description" in field for field in schema["properties"].values()), "every option says what it is"
     [listener] = yaml.safe_load(block.example)
     assert listener["handler"] == name
-    Draft202012Validator(schema).validate(listener.get("config", {}))
+    on_listener = {key: listener[key] for key in block.listener_keys if key in listener}
+    Draft202012Validator(schema).validate({**listener.get("config", {}), **on_listener})
 
 
 @pytest.mark.parametrize("name", BUILT_IN)
 def test_the_example_of_a_block_is_a_valid_listener(name: str) -> None:
     example = catalogue()[name].example
-    peers = yaml.safe_load(example)[0].get("peers", [])
+    [listener] = yaml.safe_load(example)
+    peers = [*listener.get("peers", []), *listener.get("next", [])]
     others = "".join(f"- {{name: {peer}, handler: blox.output}}\n" for peer in peers)
     validation = validate(f"organism: {{name: example}}\nlisteners:\n{example}{others}")
     assert (validation.errors, validation.warnings) == ([], [])

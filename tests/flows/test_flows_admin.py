@@ -10,7 +10,7 @@ from rest_framework.test import APIClient
 
 from accounts.models import User
 from bloxserver.core.crypto import decrypt
-from flows.models import Flow, FlowStatus, FlowVersion, KeyValue, Secret, Variable
+from flows.models import AgentMemory, Flow, FlowStatus, FlowVersion, KeyValue, Secret, Variable
 from tests.flows.samples import BROKEN, CHANGED, SOUND, make_flow, start
 
 LIST = "/admin/flows/flow/"
@@ -52,7 +52,7 @@ def test_the_list_is_filtered_by_status_and_tier(admin_client: Client, api: APIC
     assert ">Orders</a>" not in admin_client.get(LIST, {"user__tier__exact": "free"}).content.decode()
 
 
-@pytest.mark.parametrize("path", ["flow", "flowversion", "variable", "secret", "keyvalue"])
+@pytest.mark.parametrize("path", ["flow", "flowversion", "variable", "secret", "keyvalue", "agentmemory"])
 def test_no_list_does_a_query_per_row(admin_client: Client, api: APIClient, path: str) -> None:
     def count() -> int:
         with CaptureQueriesContext(connection) as queries:
@@ -65,6 +65,7 @@ def test_no_list_does_a_query_per_row(admin_client: Client, api: APIClient, path
         api.put(f"/api/v1/variables/v?flow={flow['id']}", {"value": number})
         api.put(f"/api/v1/secrets/s?flow={flow['id']}", {"value": "x"})
         KeyValue.objects.create(flow_id=flow["id"], key="k", value="1")
+        AgentMemory.objects.create(flow_id=flow["id"], listener="agent", key="k", messages="[]", size=2)
 
     fill(0)
     count()
