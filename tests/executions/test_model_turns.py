@@ -5,10 +5,15 @@ from threading import Thread
 from typing import Any
 
 import pytest
+from django.utils import timezone
+from pytest_django import Settings
 from rest_framework.test import APIClient
 
-from billing.models import LlmUsage
+from accounts.models import User
+from billing.models import BudgetPeriod, LlmUsage
 from executions.models import Execution, JournalEntry, State, Step
+from flows.services import set_budget
+from llm.models import UserKey
 from llm.path.retries import ROUNDS
 from tests.executions.flows import result, retry_from_failed, run, start, trace, wake
 from tests.llm.model_server import ModelServer, fail, slow, text
@@ -226,3 +231,43 @@ def test_turns_are_not_counted_as_messages(api: APIClient, drain: Drain, models:
     execution = run(api, flow, "x")
     drain()
     assert result(execution)[0] == "success"
+
+
+def test_a_budget_that_is_used_up_asks_nobody(api: APIClient, drain: Drain, models: ModelServer, alice: User) -> None:
+    set_budget(owner=alice, flow_id=None, monthly_cost=None, monthly_tokens=100, now=timezone.now())
+    execution = run(api, asker(api, ", retry: {max_attempts: 1}", system=f'"{"long " * 100}"'), "x")
+    drain()
+    assert result(execution) == ("error", "budget_exceeded")
+    assert models.log == []
+
+
+def test_a_budget_bounds_the_answer_and_gets_back_what_it_did_not_take(
+    api: APIClient, drain: Drain, models: ModelServer, alice: User
+) -> None:
+    set_budget(owner=alice, flow_id=None, monthly_cost=None, monthly_tokens=1000, now=timezone.now())
+    models.script(text("one", tokens_in=10, tokens_out=3), *FAILS)
+    run(api, asker(api, ", retry: {max_attempts: 1}", turns=2), "x")
+    drain()
+    bound = models.log[0].body["max_tokens"]
+    assert 100 <= bound < 1000
+    period = BudgetPeriod.objects.get()
+    assert (period.spent_tokens, period.reserved_tokens) == (13, 0)
+
+
+def test_an_own_key_that_is_refused_is_marked_and_the_platform_s_answers(
+    api: APIClient, drain: Drain, models: ModelServer, alice: User, settings: Settings
+) -> None:
+    settings.BLOX_LLM_BASE_URLS = {"acme": models.url}
+    own = UserKey(user=alice, provider="acme", checked_at=timezone.now())
+    own.set_key("own-key-of-alice")
+    own.save()
+    models.refuse_key("own-key-of-alice")
+    execution = run(api, asker(api), "x")
+    drain()
+    assert result(execution) == ("success", ["1: x"])
+    own.refresh_from_db()
+    assert not own.is_valid
+    [turn] = turns(api, execution)
+    assert turn["modelCall"]["ownKey"] is False
+    assert [hop["outcome"] for hop in turn["modelCall"]["path"]] == ["key_refused", "answered"]
+    assert "own-key-of-alice" not in str(turn)
