@@ -9,6 +9,7 @@ from executions.admin.records import (
     ExecutionTallyAdmin,
     JournalEntryAdmin,
     LargeOutputAdmin,
+    SpokenTextAdmin,
     StepAdmin,
 )
 
@@ -22,5 +23,6 @@ __all__ = [
     "FailureNoticeAdmin",
     "JournalEntryAdmin",
     "LargeOutputAdmin",
+    "SpokenTextAdmin",
     "StepAdmin",
 ]

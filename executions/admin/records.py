@@ -4,7 +4,7 @@ from typing import Any
 
 from django.contrib import admin
 from django.db.models import Q, QuerySet
-from django.db.models.functions import Left
+from django.db.models.functions import Left, Length
 from django.http import HttpRequest
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
@@ -24,7 +24,7 @@ from executions.admin.texts import (
     pretty,
     short,
 )
-from executions.models import ExecutionPayload, ExecutionTally, JournalEntry, LargeOutput, Step
+from executions.models import ExecutionPayload, ExecutionTally, JournalEntry, LargeOutput, SpokenText, Step
 from executions.trace import Value, trace
 
 
@@ -180,6 +180,13 @@ class JournalEntryAdmin(OfExecutionAdmin):
         return super().get_queryset(request).defer("value")
 
 
+def _of_step_or_execution(rows: QuerySet[Any], search_term: str) -> QuerySet[Any]:
+    if not search_term.strip():
+        return rows
+    key = as_uuid(search_term)
+    return rows.filter(Q(step_id=key) | Q(step__execution_id=key))
+
+
 def _is_output_of_hidden_step(output: LargeOutput) -> bool:
     return output.step.key in hides(output.step.execution)
 
@@ -205,10 +212,7 @@ class LargeOutputAdmin(LargeTableAdmin):
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
     ) -> tuple[QuerySet[Any], bool]:
-        if not search_term.strip():
-            return queryset, False
-        key = as_uuid(search_term)
-        return queryset.filter(Q(step_id=key) | Q(step__execution_id=key)), False
+        return _of_step_or_execution(queryset, search_term), False
 
     @admin.display(description="listener")
     def listener(self, output: LargeOutput) -> str:
@@ -221,3 +225,31 @@ class LargeOutputAdmin(LargeTableAdmin):
     @admin.display(description="execution")
     def of_execution(self, output: LargeOutput) -> SafeString | str:
         return execution_link(output.step.execution_id)
+
+
+@admin.register(SpokenText)
+class SpokenTextAdmin(LargeTableAdmin):
+    """What models are saying, where there is no Redis: an operator sees that it is, and reads none of it here."""
+
+    list_display = ("step", "attempt", "seq", "characters")
+    list_filter = ("attempt",)
+    list_select_related = ("step",)
+    search_fields = ("step_id",)
+    search_help_text = "The id of a step or of an execution."
+    ordering = ("-id",)
+    fields = ("step", "attempt", "seq", "characters")
+    readonly_fields = ("characters",)
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[SpokenText]:
+        rows = super().get_queryset(request).select_related("step").annotate(length=Length("text"))
+        return rows.defer("text", "step__input", "step__output")
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
+    ) -> tuple[QuerySet[Any], bool]:
+        return _of_step_or_execution(queryset, search_term), False
+
+    @admin.display(description="characters")
+    def characters(self, spoken: SpokenText) -> int:
+        length: int = vars(spoken)["length"]
+        return length

@@ -37,6 +37,7 @@ def test_a_good_session_token_signs_in_and_makes_its_user(clerk: ClerkServer, me
         "name": "Ann",
         "avatarUrl": "https://img.example/a.png",
         "tier": "free",
+        "sharePromptsWithOperators": False,
         "createdAt": user.created_at.isoformat().replace("+00:00", "Z"),
     }
     assert clerk.user_requests == []

@@ -9,7 +9,7 @@ from django.urls import reverse
 from rest_framework.test import APIClient
 
 from accounts.models import User
-from executions.models import Execution, JournalEntry, LargeOutput, Step
+from executions.models import Execution, JournalEntry, LargeOutput, SpokenText, Step
 from tests.executions.factories import make_execution, make_flow, make_step
 
 pytestmark = pytest.mark.django_db
@@ -72,8 +72,10 @@ def pages(client: Client, execution: Execution) -> str:
 def test_an_operator_reads_no_prompt_and_nothing_that_came_of_it(admin_client: Client, execution: Execution) -> None:
     make_step(execution, 7, "last", parents=["key-6"], is_output_apart=True)
     LargeOutput.objects.create(step=execution.steps.get(number=7), text='"passed on"')
+    spoken = SpokenText.objects.create(step=execution.steps.get(number=2), attempt=1, seq=1, text="said aloud")
     html = pages(admin_client, execution) + page_of(admin_client, LargeOutput.objects.get())
-    assert [text for text in SECRETS[1:] if text in html] == []
+    html += page_of(admin_client, spoken) + admin_client.get("/admin/executions/spokentext/").content.decode()
+    assert [text for text in (*SECRETS[1:], "said aloud") if text in html] == []
     assert HIDDEN in html
     assert "visible" in html  # what came before
 

@@ -65,6 +65,7 @@ def test_a_step_tells_all_of_itself(api: APIClient, execution: Execution) -> Non
             "durationMs": 5,
             "tokensIn": 7,
             "tokensOut": 0,
+            "modelCall": None,
         }
     ]
 
