@@ -15,7 +15,7 @@ from tests.executions.factories import make_execution, make_flow, make_step
 pytestmark = pytest.mark.django_db
 
 HIDDEN = "hidden: the tenant has not allowed operators to read prompts"
-SECRETS = ("Blue shoes?", "the prompt", "the answer", "its arguments", "found it", "passed on")
+SECRETS = ("Blue shoes?", "the prompt", "it answered", "its arguments", "found it", "passed on")
 CALL: dict[str, Any] = {
     "model": "claude-sonnet-4-5",
     "provider": "anthropic",
@@ -37,7 +37,7 @@ def execution(alice: User) -> Execution:
     execution = make_execution(make_flow(alice), input="in", output="passed on")
     make_step(execution, 1, "before", input="visible", output="Blue shoes?")
     below = {"parents": ["key-5"], "from_listener": "agent"}
-    said = {"input": {"messages": ["the prompt"]}, "output": {"text": "the answer"}}
+    said = {"input": {"messages": ["the prompt"]}, "output": {"text": "it answered"}}
     make_step(
         execution,
         2,
@@ -51,9 +51,9 @@ def execution(alice: User) -> Execution:
         **said,
     )
     make_step(execution, 3, "find", scope="key-5:2", input="its arguments", output="found it", **below)
-    make_step(execution, 5, "agent", block="blox.agent", parents=["key-1"], output="the answer")
+    make_step(execution, 5, "agent", block="blox.agent", parents=["key-1"], output="it answered")
     make_step(execution, 6, "done", block="blox.output", parents=["key-5"], output="passed on")
-    JournalEntry.objects.create(execution=execution, step_key="key-5", position="1", kind="model", value='"the answer"')
+    JournalEntry.objects.create(execution=execution, step_key="key-5", position="1", kind="model", value='"it answered"')
     return execution
 
 
@@ -100,7 +100,7 @@ def test_an_execution_without_models_hides_nothing(admin_client: Client, alice: 
 def test_the_owner_reads_all_through_the_api(api: APIClient, execution: Execution) -> None:
     url = f"/api/v1/flows/{execution.flow_id}/executions/{execution.pk}/steps"
     [turn] = [step for step in api.get(url).json()["items"] if step["block"] == "blox.model"]
-    assert (turn["input"], turn["output"]) == ({"messages": ["the prompt"]}, {"text": "the answer"})
+    assert (turn["input"], turn["output"]) == ({"messages": ["the prompt"]}, {"text": "it answered"})
 
 
 def test_a_turn_stands_below_its_agent_with_how_it_was_answered(admin_client: Client, execution: Execution) -> None:
