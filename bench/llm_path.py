@@ -26,13 +26,13 @@ import django
 
 django.setup()
 
-from django.conf import settings
-from openai import AsyncOpenAI
+from django.conf import settings  # noqa: E402
+from openai import AsyncOpenAI  # noqa: E402
 
-from llm import wire
-from llm.ask import ask
-from llm.exchange import Caller, Endpoint, Request, UserMessage
-from llm.path.shared import Shared
+from llm import wire  # noqa: E402
+from llm.ask import ask  # noqa: E402
+from llm.exchange import Caller, Endpoint, Request, UserMessage  # noqa: E402
+from llm.path.shared import Shared  # noqa: E402
 
 REDIS_URL = os.environ.get("BLOX_BENCH_REDIS_URL", "redis://127.0.0.1:6379/9")
 QUESTION = "What is the answer to a question of an ordinary length, with some words in it?"

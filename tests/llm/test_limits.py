@@ -4,6 +4,7 @@ import asyncio
 from uuid import UUID, uuid4
 
 import pytest
+import redis
 
 from accounts.models import Tier
 from llm.errors import ModelError
@@ -197,3 +198,11 @@ def test_all_that_is_stored_in_redis_runs_out(redis_store: Store) -> None:
     take(redis_store)
     lives = redis_store.lives()
     assert len(lives) == 2 and all(0 < life <= 180 for life in lives.values())
+
+
+@pytest.mark.redis
+def test_a_redis_that_has_forgotten_the_scripts_is_given_them_again(redis_store: Store) -> None:
+    take(redis_store)
+    with redis.Redis.from_url(redis_store.redis_url) as client:
+        client.script_flush()
+    assert take(redis_store).standing.requests_left == 8
