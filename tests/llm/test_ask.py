@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from decimal import Decimal
 from typing import Any
@@ -25,7 +25,7 @@ COLD = question(temperature=0)
 class Provider:
     """Answers, or fails as told, by endpoint; keeps a list of what was asked."""
 
-    def __init__(self, **failures: ProviderFailed | Sequence[ProviderFailed | None]) -> None:
+    def __init__(self, **failures: ProviderFailed | list[ProviderFailed | None]) -> None:
         """A failure for always, or one after the other, None being an answer."""
         self.failures = failures
         self.asked: list[str] = []
@@ -44,11 +44,11 @@ class Provider:
             self.at_once -= 1
 
     def _answer(self, endpoint: Endpoint, on_text: OnText | None) -> Answer:
-        for piece in self.says if on_text is not None else ():
-            on_text(piece)
-        failure = self.failures.get(endpoint.id.replace(":", "_"))
-        if isinstance(failure, list):
-            failure = failure.pop(0) if failure else None
+        if on_text is not None:
+            for piece in self.says:
+                on_text(piece)
+        failures = self.failures.get(endpoint.id.replace(":", "_"))
+        failure = failures if isinstance(failures, ProviderFailed) else failures.pop(0) if failures else None
         if failure is not None:
             raise failure
         usage, cost = Usage(100, 20), Decimal("0.5")
@@ -64,7 +64,7 @@ DOWN, BUSY = failed(Failure.UNAVAILABLE), failed(Failure.RATE_LIMITED, 30)
 
 def asking(
     store: Store,
-    provider: Callable[..., Awaitable[Answer]],
+    provider: "Provider",
     endpoints: Sequence[Sequence[Endpoint]] = ((A, B),),
     request: Request = WARM,
     by: Caller | None = None,
@@ -280,10 +280,11 @@ def test_nothing_is_held_after_a_call_however_it_ended(store: Store) -> None:
 
 # Cache. -----------------------------------------------------------------------------------------------------------
 def test_the_same_request_is_asked_once(store: Store) -> None:
-    by, provider, heard = caller(), Provider(), []
+    by, provider = caller(), Provider()
+    heard: list[str] = []
     asking(store, provider, request=COLD, by=by)
     answer = asking(store, provider, request=COLD, by=by, on_text=heard.append)
-    assert (answer.text, answer.cached, answer.cost, answer.usage) == ("yes", "exact", 0, Usage())
+    assert (answer.text, answer.cached, answer.cost, answer.usage) == ("yes", "exact", Decimal(0), Usage())
     assert provider.asked == ["a"] and heard == ["yes"]
 
 

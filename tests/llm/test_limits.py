@@ -88,8 +88,9 @@ def test_a_call_whose_use_nobody_knows_keeps_its_reservation(store: Store) -> No
 
 
 def test_what_is_settled_in_the_next_minute_changes_the_minute_it_was_reserved_in(store: Store) -> None:
-    taken = take(store, tokens=10_000)
+    taken = take(store, tokens=6_000)
     store.now += 60
+    use(store, tokens=0)  # the minute of the reservation is now the one before
     settle(store, taken, tokens=0)
     assert take(store, tokens=10_000).tokens == 10_000
 
