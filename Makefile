@@ -1,6 +1,6 @@
 # BloxServer. `make` alone lists the targets.
 .DEFAULT_GOAL := help
-.PHONY: help run test lint fuzz faults bench bench-throughput bench-history requirements clean
+.PHONY: help run test lint fuzz faults bench bench-throughput bench-history bench-llm requirements clean
 
 VENV := .venv
 PYTHON := $(VENV)/bin/python
@@ -47,6 +47,9 @@ bench: bench-throughput bench-history
 
 bench-throughput: $(VENV)/installed-dev
 	@$(call scratch,blox_bench_load) REDIS_URL=$${BLOX_BENCH_REDIS_URL:-redis://127.0.0.1:6379/9} exec $(PYTHON) -m bench.throughput $(ARGS)
+
+bench-llm: $(VENV)/installed-dev
+	@exec $(PYTHON) -m bench.llm_path $(ARGS)
 
 bench-history: $(VENV)/installed-dev
 	@$(call scratch,blox_bench) exec $(PYTHON) -m bench.history $(ARGS)

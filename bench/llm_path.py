@@ -26,13 +26,13 @@ import django
 
 django.setup()
 
-from django.conf import settings
-from openai import AsyncOpenAI
+from django.conf import settings  # noqa: E402
+from openai import AsyncOpenAI  # noqa: E402
 
-from llm import wire
-from llm.ask import ask
-from llm.exchange import Caller, Endpoint, Request, UserMessage
-from llm.path.shared import Shared
+from llm import wire  # noqa: E402
+from llm.ask import ask  # noqa: E402
+from llm.exchange import Caller, Endpoint, Request, UserMessage  # noqa: E402
+from llm.path.shared import Shared  # noqa: E402
 
 REDIS_URL = os.environ.get("BLOX_BENCH_REDIS_URL", "redis://127.0.0.1:6379/9")
 QUESTION = "What is the answer to a question of an ordinary length, with some words in it?"
@@ -47,24 +47,31 @@ def ways(url: str, client: AsyncOpenAI, stores: dict[str, Shared]) -> dict[str, 
     endpoint = Endpoint("1", "openai", "openai", MODEL, f"{url}/v1", "sk-bench", concurrency=CONCURRENCY)
     caller = Caller(uuid4(), "high_frequency")
 
-    def request(number: int, **of: object) -> Request:
-        return Request(MODEL, (UserMessage(f"{QUESTION} {number}"),), max_tokens=10, **of)
+    def request(number: int, temperature: float | None = None) -> Request:
+        return Request(MODEL, (UserMessage(f"{QUESTION} {number}"),), max_tokens=10, temperature=temperature)
 
     async def sdk(number: int) -> object:
-        messages = [{"role": "user", "content": f"{QUESTION} {number}"}]
-        return await client.chat.completions.create(model=MODEL, messages=messages, max_completion_tokens=10)
+        return await client.chat.completions.create(
+            model=MODEL,
+            messages=[{"role": "user", "content": f"{QUESTION} {number}"}],
+            max_completion_tokens=10,
+        )
 
     async def over_wire(number: int) -> object:
         return await wire.call(endpoint, request(number), timeout=30)
 
-    def path(shared: Shared, number: int, **of: object) -> Awaitable[object]:
-        return ask(request(number, **of), caller=caller, endpoints=[[endpoint]], timeout=30, shared=shared)
+    def path(shared: Shared, temperature: float | None = None, *, only: int | None = None) -> Way:
+        def way(number: int) -> Awaitable[object]:
+            asked = request(number if only is None else only, temperature)
+            return ask(asked, caller=caller, endpoints=[[endpoint]], timeout=30, shared=shared)
+
+        return way
 
     found: dict[str, Way] = {"bare SDK": sdk, "wire": over_wire}
     for name, shared in stores.items():
-        found[f"path, {name}, not cached"] = lambda number, shared=shared: path(shared, number)
-        found[f"path, {name}, to be cached"] = lambda number, shared=shared: path(shared, number, temperature=0)
-        found[f"path, {name}, exact hit"] = lambda number, shared=shared: path(shared, 0, temperature=0)
+        found[f"path, {name}, not cached"] = path(shared)
+        found[f"path, {name}, to be cached"] = path(shared, 0)
+        found[f"path, {name}, exact hit"] = path(shared, 0, only=0)
     return found
 
 

@@ -100,6 +100,10 @@ class _Path:
         self._admitted: dict[int, Admitted | None] = {}  # by number of the group
         self._tokens: int | None = 0  # what the request used; None where nobody knows
         self._has_streamed = False
+        self._seconds = cache.seconds_to_live(request)
+        self._digest = b""  # under which the answer is kept
+        self._partition = ""  # and where it is found by what is near
+        self._vector: bytes | None = None
 
     # The stages. --------------------------------------------------------------------------------------------------
     async def answer(self, groups: Sequence[Sequence[Endpoint]]) -> Answer:
@@ -107,20 +111,31 @@ class _Path:
         allowance = limits.OWN_KEY if first.own_key else limits.allowance_of(self.caller.tier)
         if (known := await self._look_up(allowance)) is not None:
             return known
-        for asked in range(1, retries.ROUNDS + 1):
-            for number, group in enumerate(groups):
-                if (answer := await self._ask_group(number, group)) is not None:
-                    return answer
-            refusals = list(self.refusals.values())
-            pause = retries.pause(refusals, asked=asked, seconds_left=self._seconds_left(), roll=self.rng.random())
-            if pause is None:
-                break
-            await asyncio.sleep(pause)
-        raise self._refused()
+        asked = 0
+        while (answer := await self._ask_all(groups)) is None:
+            asked += 1
+            await asyncio.sleep(self._pause(asked))
+        return answer
+
+    async def _ask_all(self, groups: Sequence[Sequence[Endpoint]]) -> Answer | None:
+        """One round."""
+        for number, group in enumerate(groups):
+            if (answer := await self._ask_group(number, group)) is not None:
+                return answer
+        return None
+
+    def _pause(self, asked: int) -> float:
+        """Seconds until the next round, after `asked` ones. Raises `ModelError` where it is the caller who must wait."""
+        refusals = list(self.refusals.values())
+        pause = retries.pause(refusals, asked=asked, seconds_left=self._seconds_left(), roll=self.rng.random())
+        if pause is not None:
+            return pause
+        if self.shed is not None and not any(refusal.passes for refusal in refusals):
+            raise self.shed
+        raise retries.all_refused(refusals)
 
     async def _look_up(self, allowance: Allowance) -> Answer | None:
         """Pass the limits, and see in the cache: both in one round trip, since most are let through."""
-        self._seconds = cache.seconds_to_live(self.request)
         if not self._seconds:
             await self._take(allowance)
             return None
@@ -144,8 +159,6 @@ class _Path:
             return None
         [found] = await self.shared.run(cache.looking_up(self.caller.user_id, nearest))
         return self._hit(found, "semantic")
-
-    _vector: bytes | None = None
 
     def _hit(self, found: object, kind: Cached) -> Answer | None:
         answer = cache.found(found, kind)
@@ -325,9 +338,3 @@ class _Path:
             f"No time is left to ask a model{f': {reasons}' if reasons else ''}. A longer timeout of the listener may help.",
             code="provider_unavailable",
         )
-
-    def _refused(self) -> ModelError:
-        refusals = list(self.refusals.values())
-        if self.shed is not None and not any(refusal.passes for refusal in refusals):
-            return self.shed
-        return retries.all_refused(refusals)

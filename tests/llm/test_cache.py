@@ -8,7 +8,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from llm.exchange import Answer, AssistantMessage, Request, Tool, ToolCall, ToolResult, Usage, UserMessage
+from llm.exchange import Answer, AssistantMessage, Request, Stop, Tool, ToolCall, ToolResult, Usage, UserMessage
 from llm.path import cache, semantic
 from llm.path.cache import DAY, Counts
 from tests.llm.stores import Store, question
@@ -67,7 +67,7 @@ def test_how_long_an_answer_is_kept_goes_by_temperature(temperature: float | Non
 
 @pytest.mark.once
 def test_cut_and_refused_answers_are_not_kept() -> None:
-    stops = ("stop", "tools", "length", "refused")
+    stops: tuple[Stop, ...] = ("stop", "tools", "length", "refused")
     assert [cache.is_kept(replace(PARIS, stop=stop)) for stop in stops] == [True, True, False, False]
     assert not cache.is_kept(replace(PARIS, cached="exact"))
 
@@ -118,20 +118,17 @@ def test_what_a_model_does_not_see_makes_no_difference() -> None:
 
 def conversation(first: str, second: str) -> Request:
     call, other = ToolCall(first, "search", {"q": "x"}), ToolCall(second, "search", {"q": "y"})
-    results = (ToolResult(first, "search", "1"), ToolResult(second, "search", "2"))
-    return Request("m", (UserMessage("Go"), AssistantMessage("", (call, other)), *results), temperature=0)
+    given = (ToolResult(first, "search", "1"), ToolResult(second, "search", "2"))
+    return Request("m", (UserMessage("Go"), AssistantMessage("", (call, other)), *given), temperature=0)
 
 
 @pytest.mark.once
 def test_the_ids_that_a_provider_draws_for_calls_make_no_difference_but_which_is_which_does() -> None:
     one = conversation("call-a", "call-b")
     assert cache.digest(one, ALICE) == cache.digest(conversation("call-x", "call-y"), ALICE)
-    swapped = (
-        *one.messages[:2],
-        replace(one.messages[2], call_id="call-b"),
-        replace(one.messages[3], call_id="call-a"),
-    )
-    assert cache.digest(one, ALICE) != cache.digest(replace(one, messages=swapped), ALICE)
+    first, second = ToolResult("call-b", "search", "1"), ToolResult("call-a", "search", "2")
+    swapped = replace(one, messages=(*one.messages[:2], first, second))
+    assert cache.digest(one, ALICE) != cache.digest(swapped, ALICE)
 
 
 # Whose. -----------------------------------------------------------------------------------------------------------
@@ -141,6 +138,10 @@ def test_no_tenant_is_answered_with_what_another_left(store: Store) -> None:
     store.run(keep(store, near, poisoned, user_id=BOB))
     assert store.run(find(store, near)) is None
     assert store.run(find_near(store, near)) is None
+
+    # Each of the two keys is the tenant's by itself.
+    assert cache.digest(near, ALICE) != cache.digest(near, BOB)
+    assert semantic.partition(near, ALICE) != semantic.partition(near, BOB)
 
     # Nor by a digest that was learnt: the key is the tenant's as well.
     [found] = store.run(store.shared.run(cache.looking_up(ALICE, cache.digest(near, BOB))))
@@ -209,7 +210,7 @@ def test_nearly_the_same_question_gets_the_same_answer(store: Store) -> None:
     kept, asked = near("How do I reset my password?"), near("How can I reset my password?")
     assert store.run(is_found(store, kept, asked))
     hit = store.run(find_near(store, asked))
-    assert hit is not None and (hit.cached, hit.cost, hit.usage) == ("semantic", 0, Usage())
+    assert hit is not None and (hit.cached, hit.cost, hit.usage) == ("semantic", Decimal(0), Usage())
     assert store.run(find_near(store, replace(asked, cache_threshold=0.999))) is None
 
 

@@ -4,6 +4,7 @@ import asyncio
 from uuid import UUID, uuid4
 
 import pytest
+import redis
 
 from accounts.models import Tier
 from llm.errors import ModelError
@@ -87,8 +88,9 @@ def test_a_call_whose_use_nobody_knows_keeps_its_reservation(store: Store) -> No
 
 
 def test_what_is_settled_in_the_next_minute_changes_the_minute_it_was_reserved_in(store: Store) -> None:
-    taken = take(store, tokens=10_000)
+    taken = take(store, tokens=6_000)
     store.now += 60
+    use(store, tokens=0)  # the minute of the reservation is now the one before
     settle(store, taken, tokens=0)
     assert take(store, tokens=10_000).tokens == 10_000
 
@@ -197,3 +199,11 @@ def test_all_that_is_stored_in_redis_runs_out(redis_store: Store) -> None:
     take(redis_store)
     lives = redis_store.lives()
     assert len(lives) == 2 and all(0 < life <= 180 for life in lives.values())
+
+
+@pytest.mark.redis
+def test_a_redis_that_has_forgotten_the_scripts_is_given_them_again(redis_store: Store) -> None:
+    take(redis_store)
+    with redis.Redis.from_url(redis_store.redis_url) as client:
+        client.script_flush()
+    assert take(redis_store).standing.requests_left == 8
