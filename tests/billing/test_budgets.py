@@ -206,6 +206,13 @@ def test_an_answer_of_unknown_price_costs_what_was_reserved_for_it(alice: User) 
     assert period(of_all).spent_cost == 3
 
 
+def test_what_the_cache_answers_after_all_spends_nothing(alice: User) -> None:
+    of_all, call_id = budget(alice, cost="10"), uuid4()
+    reserve(alice, call_id=call_id)
+    settle_llm(call=call(alice, call_id, cached=True), now=NOVEMBER)
+    assert (period(of_all).spent_cost, period(of_all).spent_tokens, period(of_all).reserved_cost) == (0, 0, 0)
+
+
 def test_a_call_over_midnight_counts_in_the_month_in_which_it_began(alice: User) -> None:
     of_all, call_id = budget(alice, cost="10"), uuid4()
     reserve(alice, call_id=call_id, now=DECEMBER - timedelta(seconds=1))
