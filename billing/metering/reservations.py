@@ -64,16 +64,21 @@ def reserve_llm(
 
 
 def _refusal(periods: Sequence[BudgetPeriod], ask: Ask, *, now: datetime) -> BudgetExceeded | None:
+    """Of several, one that no waiting for calls under way would lift."""
+    found = [refusal for period in periods if (refusal := _refusal_by(period, ask, now=now))]
+    return min(found, key=lambda refusal: refusal.temporary, default=None)
+
+
+def _refusal_by(period: BudgetPeriod, ask: Ask, *, now: datetime) -> BudgetExceeded | None:
+    if ask.cost is None and period.budget.monthly_tokens is None:
+        return refusals.price_unknown(period)
     least = min(LEAST_ANSWER_TOKENS, ask.tokens_out)
-    for period in periods:
-        if ask.cost is None and period.budget.monthly_tokens is None:
-            return refusals.price_unknown(period)
-        if _room_for_answer(period, ask) < least:
-            temporary = _room_for_answer(period, ask, beside_reserved=False) >= least
-            if not temporary:
-                mark_refusal(period, now=now)
-            return refusals.used_up(period, ask, temporary=temporary)
-    return None
+    if _room_for_answer(period, ask) >= least:
+        return None
+    temporary = _room_for_answer(period, ask, beside_reserved=False) >= least
+    if not temporary:
+        mark_refusal(period, now=now)
+    return refusals.used_up(period, ask, temporary=temporary)
 
 
 def _room_for_answer(period: BudgetPeriod, ask: Ask, *, beside_reserved: bool = True) -> int:

@@ -54,5 +54,6 @@ def spend(user: User, *, cost: str = "1", now: datetime = NOVEMBER, flow_id: UUI
     return settle_llm(call=call(user, call_id, cost=cost, flow_id=flow_id), now=now)
 
 
-def period(of: Budget, now: datetime = NOVEMBER) -> BudgetPeriod:
+def period(of: Budget, now: datetime = NOVEMBER) -> Any:
+    """The budget's row of the month."""
     return BudgetPeriod.objects.get(budget=of, period_start=now.date().replace(day=1))

@@ -90,6 +90,16 @@ def test_a_refusal_says_whether_calls_under_way_alone_stand_in_the_way(alice: Us
     assert "resets on 2026-12-01" in next_month.value.message
 
 
+def test_of_two_budgets_that_refuse_the_one_is_named_that_no_waiting_helps(alice: User) -> None:
+    budget(alice, cost="1.5")
+    of_flow = budget(alice, cost="0.5", flow_id=FLOW)
+    reserve(alice)
+    with pytest.raises(BudgetExceeded) as refusal:
+        reserve(alice, flow_id=FLOW)
+    assert refusal.value.details is not None and refusal.value.details["budgetId"] == str(of_flow.pk)
+    assert not refusal.value.temporary
+
+
 def test_a_flows_budget_is_spent_by_that_flow_alone_and_the_tenants_by_all(alice: User) -> None:
     of_all, of_flow = budget(alice, cost="10"), budget(alice, cost="1", flow_id=FLOW)
     spend(alice, flow_id=FLOW)
@@ -204,6 +214,13 @@ def test_an_answer_of_unknown_price_costs_what_was_reserved_for_it(alice: User) 
     reserve(alice, call_id=call_id, cost="3")
     settle_llm(call=call(alice, call_id, cost=None), now=NOVEMBER)
     assert period(of_all).spent_cost == 3
+
+
+def test_what_the_cache_answers_after_all_spends_nothing(alice: User) -> None:
+    of_all, call_id = budget(alice, cost="10"), uuid4()
+    reserve(alice, call_id=call_id)
+    settle_llm(call=call(alice, call_id, cached=True), now=NOVEMBER)
+    assert (period(of_all).spent_cost, period(of_all).spent_tokens, period(of_all).reserved_cost) == (0, 0, 0)
 
 
 def test_a_call_over_midnight_counts_in_the_month_in_which_it_began(alice: User) -> None:

@@ -1,5 +1,6 @@
 """What calls of models came to, counted once, and the report of it."""
 
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
@@ -27,11 +28,11 @@ FLOW = UUID(int=7)
 
 
 def test_calls_of_one_model_on_one_day_add_up_in_one_row(alice: User) -> None:
-    for cost in ("0.0000012", "0.25", "1"):
+    for cost in ("0.00000000001", "0.25", "1"):
         settle_llm(call=call(alice, cost=cost), now=NOVEMBER)
-    row = LlmUsage.objects.get()
+    row: Any = LlmUsage.objects.get()
     assert (row.day, row.flow_id, row.model, row.provider) == (NOVEMBER.date(), NO_FLOW, "gpt-5", "openai")
-    assert (row.calls, row.tokens_in, row.tokens_out, row.cost) == (3, 2_700, 300, Decimal("1.2500012"))
+    assert (row.calls, row.tokens_in, row.tokens_out, row.cost) == (3, 2_700, 300, Decimal("1.2500000001"))
 
 
 @pytest.mark.parametrize(
@@ -76,15 +77,36 @@ def test_calls_that_are_settled_beside_each_other_and_twice_count_once_each(alic
     ]
 
 
+@pytest.mark.django_db(transaction=True)
+def test_calls_of_several_models_can_be_settled_in_any_order_beside_each_other(alice: User) -> None:
+    """Two transactions that locked the rows of the models each in its own order would wait for each other."""
+    start = threading.Barrier(8)
+
+    def settle(number: int) -> None:
+        models = [f"m{at}" for at in range(40)]
+        try:
+            start.wait()
+            for _ in range(5):
+                settle_all(
+                    calls=[call(alice, model=model) for model in models[:: 1 if number % 2 else -1]], now=NOVEMBER
+                )
+        finally:
+            connection.close()
+
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(settle, range(8)))
+    assert set(LlmUsage.objects.values_list("calls", flat=True)) == {40}
+
+
 def test_a_hit_of_the_cache_is_a_call_that_costs_nothing(alice: User) -> None:
     settle_llm(call=call(alice, cached=True), now=NOVEMBER)
-    row = LlmUsage.objects.get()
+    row: Any = LlmUsage.objects.get()
     assert (row.calls, row.cached_calls, row.tokens_in, row.cost, row.unpriced_calls) == (1, 1, 0, 0, 0)
 
 
 def test_a_call_whose_price_is_not_known_is_counted_as_that(alice: User) -> None:
     settle_llm(call=call(alice, cost=None), now=NOVEMBER)
-    row = LlmUsage.objects.get()
+    row: Any = LlmUsage.objects.get()
     assert (row.calls, row.unpriced_calls, row.tokens_in, row.cost) == (1, 1, 900, 0)
 
 
@@ -170,7 +192,7 @@ def test_the_admin_lists_usage_with_its_sums_and_changes_none(admin_client: Clie
     settle_llm(call=call(alice, cost="1.5"), now=NOVEMBER)
     settle_llm(call=call(alice, cost=None, model="mystery"), now=NOVEMBER)
     settle_llm(call=call(bob), now=NOVEMBER)
-    page = admin_client.get("/admin/billing/llmusage/", {"user__id__exact": alice.pk}).content.decode()
+    page = admin_client.get("/admin/billing/llmusage/", {"user__id__exact": str(alice.pk)}).content.decode()
     assert "2 calls (0 from the cache), 1,800 tokens in, 200 out, $1.5000 and 1 calls at unknown prices" in page
     row = LlmUsage.objects.filter(user=alice).first()
     assert row is not None
