@@ -107,7 +107,7 @@ class Provider(KeyMixin):
     )
     is_on = models.BooleanField("on", default=True, help_text="Off: it is not asked, within seconds.")
     checked_at = models.DateTimeField(null=True, blank=True, editable=False)
-    error = models.TextField(blank=True, default="", editable=False, help_text="Why the last check failed.")
+    error = models.TextField("the check failed because", blank=True, default="", editable=False)
     created_at = models.DateTimeField(default=timezone.now, editable=False)
 
     objects: ClassVar[ProviderQuerySet] = ProviderQuerySet.as_manager()  # type: ignore[assignment]
@@ -146,7 +146,11 @@ class UserKey(KeyMixin):
     checked_at = models.DateTimeField(help_text="When the provider was last heard to take or to refuse it.")
     last_used_at = models.DateTimeField(null=True, blank=True)
     notice_due_at = models.DateTimeField(
-        null=True, blank=True, editable=False, help_text="When the mail that tells of the refusal is to be tried."
+        "mail due at",
+        null=True,
+        blank=True,
+        editable=False,
+        help_text="When the mail that tells of the refusal is to be tried.",
     )
     created_at = models.DateTimeField(default=timezone.now, editable=False)
 
@@ -171,6 +175,7 @@ class UserKey(KeyMixin):
         ]
         ordering = ["provider"]
         verbose_name = "user's key"
+        verbose_name_plural = "users' keys"
 
     def __str__(self) -> str:
         return f"{self.provider} (...{self.key_hint})"
