@@ -6,7 +6,7 @@ Nothing is fetched. What is not known is None, and never zero. genai-prices cost
 import functools
 import json
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
@@ -44,8 +44,8 @@ def split(name: str) -> tuple[str | None, str]:
     return (provider, model) if colon and provider in PROVIDERS else (None, name)
 
 
-def find(name: str, *, at: datetime) -> ModelInfo | None:
-    """The model `provider:model`, or a bare one of the first known provider that has it; its price at `at`.
+def find(name: str, at: datetime | None = None) -> ModelInfo | None:
+    """The model `provider:model`, or a bare one of the first known provider that has it; its price at `at` (None: now).
 
     A known provider may serve models that this knows nothing of, and other providers are not in the data.
     """
@@ -53,7 +53,7 @@ def find(name: str, *, at: datetime) -> ModelInfo | None:
     for each in PROVIDERS if provider is None else (provider,):
         entry = _entry(each, model)
         if entry is not None:
-            return _info(each, model, entry, at)
+            return _info(each, model, entry, at or datetime.now(UTC))
     return None
 
 
@@ -70,7 +70,7 @@ def nearest(name: str) -> str | None:
     return closest(model, [each for known in PROVIDERS for each in _names(known)])
 
 
-def cost(provider: str, model: str, usage: Usage, *, at: datetime) -> Decimal | None:
+def cost(provider: str, model: str, usage: Usage, at: datetime) -> Decimal | None:
     """What `usage` cost at `at`, in US dollars; None where the price is not known."""
     entry = _entry(provider, model)
     price = None if entry is None else _price(entry, at)

@@ -1,74 +1,23 @@
-"""The real SDKs against a server that speaks the providers' wire formats."""
+"""What is asked of a model and what comes back, through the real SDKs, against a server that speaks their wire formats."""
 
 import asyncio
-import logging
 import subprocess
 import sys
 from typing import Any
 
 import pytest
-from pytest_django import Settings
 
 from llm.errors import Failure, ProviderFailed
-from llm.exchange import (
-    Answer,
-    AssistantMessage,
-    Endpoint,
-    Request,
-    Tool,
-    ToolCall,
-    ToolResult,
-    Usage,
-    UserMessage,
-)
+from llm.exchange import AssistantMessage, Request, Tool, ToolCall, ToolResult, Usage, UserMessage
 from llm.wire import call, check_key, close_clients
 from llm.wire.http import loop_client
 from tests.llm import model_server as served
-from tests.llm.model_server import ModelServer, Reply, calls, fail, text
-from tests.local_server import Received, answer, serving
+from tests.llm.asking import EACH_KIND, KEY, MODELS, PROVIDERS, QUESTION, SAYS, ask, at
+from tests.llm.model_server import ModelServer, calls, text
 
 pytestmark = pytest.mark.once
 
-KEY = "sk-secret-0123456789abcdef"
-KINDS = ("anthropic", "openai", "openai-responses")
-MODELS = {"anthropic": "claude-sonnet-4-5", "openai": "gpt-4o-mini", "openai-responses": "gpt-4o-mini"}
-PROVIDERS = {"anthropic": "anthropic", "openai": "openai", "openai-responses": "openai"}
-EACH_KIND = pytest.mark.parametrize("kind", KINDS)
-SAYS = pytest.mark.parametrize("streamed", [False, True], ids=["whole", "streamed"])
-QUESTION = (UserMessage("What is the answer?"),)
 SCHEMA = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
-
-
-def at(server: ModelServer, kind: Any = "openai", **other: Any) -> Endpoint:
-    url = server.url if kind == "anthropic" else f"{server.url}/v1"
-    values = {"provider": PROVIDERS[kind], "model": MODELS[kind], "base_url": url, "api_key": KEY, **other}
-    return Endpoint(id="row-1", kind=kind, **values)
-
-
-def ask(
-    endpoint: Endpoint,
-    request: Request | None = None,
-    *,
-    heard: list[str] | None = None,
-    timeout: float = 5.0,
-    **of: Any,
-) -> Answer:
-    request = request or Request(endpoint.model, **{"messages": QUESTION, **of})
-
-    async def run() -> Answer:
-        try:
-            on_text = None if heard is None else heard.append
-            return await call(endpoint, request, on_text=on_text, timeout=timeout)
-        finally:
-            await close_clients()
-
-    return asyncio.run(run())
-
-
-def failure(endpoint: Endpoint, *, heard: list[str] | None = None, timeout: float = 5.0, **of: Any) -> ProviderFailed:
-    with pytest.raises(ProviderFailed) as caught:
-        ask(endpoint, heard=heard, timeout=timeout, **of)
-    return caught.value
 
 
 # What is asked, and what comes back. -----------------------------------------------------------------------------
@@ -198,6 +147,25 @@ def test_usage_is_estimated_where_a_server_reports_none(model_server: ModelServe
     assert said.usage == Usage(108, 10) and said.cost is None
 
 
+@pytest.mark.parametrize(("reported", "counted"), [((7, 10**15), Usage(7, 2**31 - 1)), ((-5, -5), Usage(15, 1))])
+def test_a_server_cannot_report_what_nobody_can_have_used(
+    model_server: ModelServer, reported: tuple[int, int], counted: Usage
+) -> None:
+    model_server.script(text("x", tokens_in=reported[0], tokens_out=reported[1]))
+
+    assert ask(at(model_server)).usage == counted
+
+
+@EACH_KIND
+@pytest.mark.parametrize("said", ['{"n": NaN}', "[1]", "7", '{"n": ' + "[" * 100_000 + "}"])
+def test_arguments_that_are_no_json_object_stay_text(model_server: ModelServer, kind: str, said: str) -> None:
+    model_server.script(calls([("search", said)]))
+
+    [asked] = ask(at(model_server, kind), heard=[], tools=(Tool("search", "", {"type": "object"}),)).calls
+
+    assert asked.arguments == said
+
+
 def test_responses_are_not_kept_by_the_provider(model_server: ModelServer) -> None:
     ask(at(model_server, "openai-responses"))
 
@@ -216,141 +184,6 @@ def test_nothing_of_the_workers_environment_goes_out(
     ask(at(model_server, kind, api_key=""))
 
     assert "operator" not in str(model_server.log[0].headers)
-
-
-# What goes wrong. ------------------------------------------------------------------------------------------------
-EVERYWHERE = [
-    (fail(429, {"Retry-After": "7"}), Failure.RATE_LIMITED),
-    (fail(500), Failure.UNAVAILABLE),
-    (fail(503, body="<html>"), Failure.UNAVAILABLE),
-    (fail(529), Failure.UNAVAILABLE),
-    (fail(302, {"Location": "/v1/elsewhere"}), Failure.UNAVAILABLE),
-    (served.cut(), Failure.UNAVAILABLE),
-    (served.unfinished(), Failure.UNAVAILABLE),
-    (served.error_event(), Failure.UNAVAILABLE),
-    (served.garbage(), Failure.BAD_ANSWER),
-    (fail(401), Failure.KEY_REFUSED),
-    (fail(403), Failure.KEY_REFUSED),
-    (fail(402), Failure.KEY_REFUSED),
-    (fail(404), Failure.MODEL_UNKNOWN),
-    (fail(400, message="prompt is too long: 300000 tokens > 200000"), Failure.CONTEXT_TOO_LONG),
-    (fail(413), Failure.CONTEXT_TOO_LONG),
-    (fail(422), Failure.REQUEST_REFUSED),
-    (fail(400, code="content_filter"), Failure.CONTENT_REFUSED),
-]
-
-
-@pytest.mark.parametrize(("reply", "expected"), EVERYWHERE)
-def test_each_failure_says_what_it_means(model_server: ModelServer, reply: Reply, expected: Failure) -> None:
-    for kind in KINDS:
-        for streamed in (False, True):
-            model_server.script(reply)
-            got = failure(at(model_server, kind), heard=[] if streamed else None)
-            assert got.failure is expected, (kind, streamed, got)
-            assert PROVIDERS[kind] in got.message or MODELS[kind] in got.message
-    assert len(model_server.log) == 6  # each was asked once: retries are the caller's
-
-
-@pytest.mark.parametrize(
-    ("kind", "reply", "expected"),
-    [
-        ("openai", fail(429, code="insufficient_quota"), Failure.KEY_REFUSED),
-        ("openai", fail(400, code="context_length_exceeded"), Failure.CONTEXT_TOO_LONG),
-        ("openai", fail(400, message="Incorrect API key provided: xa***ng."), Failure.KEY_REFUSED),
-        ("openai", fail(400, message="The model `gpt-nope` does not exist."), Failure.MODEL_UNKNOWN),
-        ("anthropic", fail(400, message="Your credit balance is too low to access the API."), Failure.KEY_REFUSED),
-    ],
-)
-def test_a_providers_own_words_are_understood(
-    model_server: ModelServer, kind: str, reply: Reply, expected: Failure
-) -> None:
-    model_server.script(reply)
-
-    assert failure(at(model_server, kind)).failure is expected
-
-
-@pytest.mark.parametrize(
-    ("header", "least", "most"),
-    [("7", 7, 7), ("Fri, 01 Jan 2100 00:00:00 GMT", 86_400, 1e10), ("soon", None, None), ("-3", None, None)],
-)
-def test_the_wait_that_a_provider_asks_for_is_told(
-    model_server: ModelServer, header: str, least: float | None, most: float | None
-) -> None:
-    model_server.script(fail(429, {"Retry-After": header}))
-
-    wait = failure(at(model_server)).retry_after
-
-    assert (wait is None) if least is None or most is None else (wait is not None and least <= wait <= most)
-
-
-@EACH_KIND
-@SAYS
-def test_a_provider_that_is_slow_is_left_in_time(model_server: ModelServer, kind: str, streamed: bool) -> None:
-    slow = text("a b c d e f", pause=0.1) if streamed else served.slow(2)  # it drips, so that no read takes long
-    model_server.script(slow)
-
-    got = failure(at(model_server, kind), heard=[] if streamed else None, timeout=0.25)
-
-    assert (got.failure, got.message) == (Failure.TIMEOUT, f"{PROVIDERS[kind]} did not answer within 0.25 seconds.")
-
-
-def test_a_private_address_is_not_reached(model_server: ModelServer, settings: Settings) -> None:
-    settings.BLOX_HTTP_ALLOW = []
-
-    got = failure(at(model_server))
-
-    assert got.failure is Failure.UNAVAILABLE and f"BLOX_HTTP_ALLOW={model_server.host}" in got.message
-    assert model_server.log == []
-
-
-def test_a_server_that_is_not_there_is_unavailable(model_server: ModelServer, settings: Settings) -> None:
-    settings.BLOX_HTTP_ALLOW = ["127.0.0.1:1"]
-
-    got = failure(at(model_server, base_url="http://127.0.0.1:1/v1"))
-
-    assert got.failure is Failure.UNAVAILABLE and "openai gave no answer" in got.message
-
-
-def test_a_provider_without_a_base_url_says_so(model_server: ModelServer) -> None:
-    got = failure(at(model_server, provider="acme", base_url=""))
-
-    assert got.message == "The provider acme has no base URL; give it one."
-
-
-@SAYS
-def test_an_answer_without_end_is_left(settings: Settings, streamed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("llm.wire.http.MAX_ANSWER_BYTES", 100_000)
-
-    def endless(_: Received) -> Any:
-        kind = b"text/event-stream" if streamed else b"application/json"
-        yield b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Type: " + kind + b"\r\n\r\n"
-        while True:
-            yield b": nothing\n\n" * 1000
-
-    with serving(endless) as server:
-        settings.BLOX_HTTP_ALLOW = [f"{server.host}:{server.port}"]
-        endpoint = Endpoint("row-1", "acme", "openai", "m", server.url, KEY)
-        assert "larger than" in failure(endpoint, heard=[] if streamed else None).message
-
-
-def test_an_answer_that_is_compressed_without_being_asked_for_is_refused(settings: Settings) -> None:
-    with serving(lambda _: answer(200, b"\x1f\x8b", Content_Encoding="gzip")) as server:
-        settings.BLOX_HTTP_ALLOW = [f"{server.host}:{server.port}"]
-        got = failure(Endpoint("row-1", "acme", "openai", "m", server.url, KEY))
-        assert "compressed" in got.message and server.received[0].headers["accept-encoding"] == "identity"
-
-
-@EACH_KIND
-def test_no_key_is_in_an_error_its_causes_or_the_log(
-    model_server: ModelServer, kind: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.DEBUG)
-    for reply in [fail(401, message=f"bad key {KEY}"), fail(429, message=f"slow down {KEY}"), served.garbage()]:
-        model_server.script(reply)
-        got = failure(at(model_server, kind))
-        assert got.__cause__ is None and got.__context__ is None and KEY not in got.message
-        assert reply.status != 429 or "slow down ***" in got.message
-    assert KEY not in caplog.text and QUESTION[0].text not in caplog.text and KEY not in repr(at(model_server, kind))
 
 
 # Keys, and what it costs. ----------------------------------------------------------------------------------------
