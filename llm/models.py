@@ -12,7 +12,7 @@ from django.utils import timezone
 from bloxserver.core.crypto import encrypt
 from bloxserver.core.encrypted import EncryptedField
 from bloxserver.core.ids import new_id
-from llm.querysets import ProviderQuerySet, UserKeyQuerySet
+from llm.querysets import UserKeyQuerySet
 
 PROVIDER_NAME = r"[a-z][a-z0-9_-]{0,62}"  # what stands before the colon of `provider:model`
 PROVIDER_NAME_RULE = "A provider's name is a small letter, then small letters, digits, - and _: 63 characters at most."
@@ -110,8 +110,6 @@ class Provider(KeyMixin):
     error = models.TextField("the check failed because", blank=True, default="", editable=False)
     created_at = models.DateTimeField(default=timezone.now, editable=False)
 
-    objects: ClassVar[ProviderQuerySet] = ProviderQuerySet.as_manager()  # type: ignore[assignment]
-
     class Meta:
         constraints = [
             models.CheckConstraint(condition=models.Q(kind__in=Wire.values), name="provider_kind_known"),
@@ -126,10 +124,6 @@ class Provider(KeyMixin):
 
     def __str__(self) -> str:
         return self.name
-
-    def serves(self, model: str) -> bool:
-        """Whether it says so by name, or says that it serves all of its provider's."""
-        return not self.model_names or model in self.model_names
 
 
 class UserKey(KeyMixin):

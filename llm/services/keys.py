@@ -86,7 +86,7 @@ def check_endpoint(endpoint: Endpoint) -> None:
     except TimeoutError as error:
         raise _away(f"{endpoint.provider} did not answer in time.", RETRY_SECONDS) from error
     except ProviderFailed as error:
-        if error.failure in (Failure.KEY_REFUSED, Failure.REQUEST_REFUSED):
+        if error.failure == Failure.KEY_REFUSED:
             raise KeyRefused(_said(error, endpoint)) from error
         raise _away(_said(error, endpoint), error.retry_after or RETRY_SECONDS) from error
 
