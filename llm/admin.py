@@ -25,7 +25,6 @@ class ProviderAdmin(ButtonsAdmin):
         "shown_state",
         "shown_models",
         "priority",
-        "weight",
         "concurrency",
         "has_key",
         "last_check",
@@ -34,11 +33,11 @@ class ProviderAdmin(ButtonsAdmin):
     search_fields = ["name", "provider", "base_url"]
     search_help_text = "Name, provider or base URL"
     actions = ["switch_on", "switch_off", "check_now"]
-    readonly_fields = ["shown_state", "last_check", "created_at"]
+    readonly_fields = ["shown_state", "last_check", "error", "created_at"]
     fieldsets = [
         (None, {"fields": ["name", "provider", "kind", "base_url", "key"]}),
         ("What it serves", {"fields": ["model_names", ("priority", "weight", "concurrency"), "is_on"]}),
-        ("State", {"fields": [("shown_state", "last_check", "created_at")]}),
+        ("State", {"fields": [("shown_state", "last_check", "created_at"), "error"]}),
     ]
 
     def buttons(self, provider: Provider) -> list[str]:
@@ -74,7 +73,8 @@ class ProviderAdmin(ButtonsAdmin):
     def last_check(self, provider: Provider) -> SafeString | str:
         if provider.checked_at is None:
             return "never"
-        return two_lines(f"{provider.checked_at:%Y-%m-%d %H:%M}", provider.error or "takes the key")
+        pill = status_pill("failed", "bad") if provider.error else status_pill("takes the key", "good")
+        return two_lines(pill, f"{provider.checked_at:%Y-%m-%d %H:%M}")
 
     @admin.action(description="Switch on", permissions=["change"])
     def switch_on(self, request: HttpRequest, providers: QuerySet[Provider]) -> None:
@@ -113,7 +113,7 @@ def _checked(provider: Provider) -> tuple[int, str]:
 class UserKeyAdmin(ReadOnlyAdmin, ButtonsAdmin):
     """Deleting one has its user's calls go to the pool."""
 
-    list_display = ["provider_and_user", "shown_state", "key_hint", "error", "checked_at", "last_used_at", "created_at"]
+    list_display = ["key_and_user", "shown_state", "error", "checked_at", "last_used_at", "created_at"]
     list_select_related = ["user"]
     list_filter = ["is_valid", "provider", "checked_at"]
     search_fields = ["provider", "key_hint", "user__email", "=id"]
@@ -135,9 +135,9 @@ class UserKeyAdmin(ReadOnlyAdmin, ButtonsAdmin):
     def has_mark_permission(self, request: HttpRequest) -> bool:
         return request.user.has_perm("llm.change_userkey")
 
-    @admin.display(description="provider, user", ordering="provider")
-    def provider_and_user(self, key: UserKey) -> SafeString:
-        return two_lines(key.provider, key.user.email)
+    @admin.display(description="key, user", ordering="provider")
+    def key_and_user(self, key: UserKey) -> SafeString:
+        return two_lines(key, key.user.email)
 
     @admin.display(description="state", ordering="is_valid")
     def shown_state(self, key: UserKey) -> SafeString:

@@ -12,7 +12,7 @@ from django.utils import timezone
 from bloxserver.core.crypto import encrypt
 from bloxserver.core.encrypted import EncryptedField
 from bloxserver.core.ids import new_id
-from llm.querysets import ProviderQuerySet, UserKeyQuerySet
+from llm.querysets import UserKeyQuerySet
 
 PROVIDER_NAME = r"[a-z][a-z0-9_-]{0,62}"  # what stands before the colon of `provider:model`
 PROVIDER_NAME_RULE = "A provider's name is a small letter, then small letters, digits, - and _: 63 characters at most."
@@ -107,10 +107,8 @@ class Provider(KeyMixin):
     )
     is_on = models.BooleanField("on", default=True, help_text="Off: it is not asked, within seconds.")
     checked_at = models.DateTimeField(null=True, blank=True, editable=False)
-    error = models.TextField(blank=True, default="", editable=False, help_text="Why the last check failed.")
+    error = models.TextField("the check failed because", blank=True, default="", editable=False)
     created_at = models.DateTimeField(default=timezone.now, editable=False)
-
-    objects: ClassVar[ProviderQuerySet] = ProviderQuerySet.as_manager()  # type: ignore[assignment]
 
     class Meta:
         constraints = [
@@ -127,10 +125,6 @@ class Provider(KeyMixin):
     def __str__(self) -> str:
         return self.name
 
-    def serves(self, model: str) -> bool:
-        """Whether it says so by name, or says that it serves all of its provider's."""
-        return not self.model_names or model in self.model_names
-
 
 class UserKey(KeyMixin):
     """A user's own key for a provider. It is never changed: who stores another one gets another row, with another id.
@@ -146,7 +140,11 @@ class UserKey(KeyMixin):
     checked_at = models.DateTimeField(help_text="When the provider was last heard to take or to refuse it.")
     last_used_at = models.DateTimeField(null=True, blank=True)
     notice_due_at = models.DateTimeField(
-        null=True, blank=True, editable=False, help_text="When the mail that tells of the refusal is to be tried."
+        "mail due at",
+        null=True,
+        blank=True,
+        editable=False,
+        help_text="When the mail that tells of the refusal is to be tried.",
     )
     created_at = models.DateTimeField(default=timezone.now, editable=False)
 
@@ -171,6 +169,7 @@ class UserKey(KeyMixin):
         ]
         ordering = ["provider"]
         verbose_name = "user's key"
+        verbose_name_plural = "users' keys"
 
     def __str__(self) -> str:
         return f"{self.provider} (...{self.key_hint})"

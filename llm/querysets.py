@@ -1,4 +1,4 @@
-"""The vocabulary of filters over the pool and users' keys. They compose and never write."""
+"""The vocabulary of filters over users' keys. They compose and never write."""
 
 from datetime import datetime
 from typing import TYPE_CHECKING, Self
@@ -8,13 +8,7 @@ from django.db.models import Q
 
 if TYPE_CHECKING:
     from accounts.models import User
-    from llm.models import Provider, UserKey  # noqa: F401
-
-
-class ProviderQuerySet(models.QuerySet["Provider"]):
-    def asked(self) -> Self:
-        """Those that are on, in the order in which they are asked."""
-        return self.filter(is_on=True).order_by("priority", "name")
+    from llm.models import UserKey  # noqa: F401
 
 
 class UserKeyQuerySet(models.QuerySet["UserKey"]):

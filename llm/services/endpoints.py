@@ -127,13 +127,13 @@ def own_endpoint(*, provider: str, key: str, key_id: str, model: str = "") -> En
     )
 
 
-def pool_endpoint(row: Provider, model: str = "") -> Endpoint:
-    """Raises `InvalidToken` where the row's key is under none of our encryption keys."""
+def pool_endpoint(row: Provider) -> Endpoint:
+    """It as it is asked, for no model yet. Raises `InvalidToken` where the row's key is under none of our encryption keys."""
     return Endpoint(
         id=str(row.pk),
         provider=row.provider,
         kind=cast(Kind, row.kind),
-        model=model,
+        model="",
         base_url=row.base_url,
         api_key=decrypt(row.encrypted_key) if row.encrypted_key else "",
         priority=row.priority,

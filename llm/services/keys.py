@@ -84,11 +84,11 @@ def check_endpoint(endpoint: Endpoint) -> None:
     try:
         async_to_sync(_check)(endpoint)
     except TimeoutError as error:
-        raise _away(endpoint, "it did not answer in time", RETRY_SECONDS) from error
+        raise _away(f"{endpoint.provider} did not answer in time.", RETRY_SECONDS) from error
     except ProviderFailed as error:
-        if error.failure in (Failure.KEY_REFUSED, Failure.REQUEST_REFUSED):
+        if error.failure == Failure.KEY_REFUSED:
             raise KeyRefused(_said(error, endpoint)) from error
-        raise _away(endpoint, _said(error, endpoint), error.retry_after or RETRY_SECONDS) from error
+        raise _away(_said(error, endpoint), error.retry_after or RETRY_SECONDS) from error
 
 
 async def _check(endpoint: Endpoint) -> None:
@@ -127,6 +127,6 @@ def _said(error: ProviderFailed, endpoint: Endpoint) -> str:
     return json_text.clean(text)[:MAX_REASON]
 
 
-def _away(endpoint: Endpoint, why: str, seconds: float) -> ProviderAway:
-    message = f"{endpoint.provider} cannot say now whether it takes this key ({why}). Nothing was changed: try again."
+def _away(why: str, seconds: float) -> ProviderAway:
+    message = f"{why} So it is not known whether the key is good; nothing was changed. Try again."
     return ProviderAway(message, headers={"Retry-After": str(max(1, ceil(seconds)))})

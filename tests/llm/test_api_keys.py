@@ -1,10 +1,14 @@
 """/api-keys: what a user may store, see and remove."""
 
 import logging
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from django.db import connection
 from pytest_django import Settings
 from rest_framework.test import APIClient
 
@@ -208,3 +212,28 @@ def test_a_user_who_is_deleted_while_the_provider_is_asked_gets_no_key(alice: Us
     with pytest.raises(NotFound):
         add_key(user=alice, provider="openai", key=KEY, now=NOW)
     assert not UserKey.objects.exists()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_two_that_store_a_key_at_once_both_succeed_and_one_key_stays(
+    alice: User, provider: ModelServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They would meet before their rows are written, if the one did not wait for the other."""
+    both_write = threading.Barrier(2, timeout=0.3)
+    save = UserKey.save
+
+    def meet_and_save(self: UserKey, **kwargs: Any) -> None:
+        with suppress(threading.BrokenBarrierError):
+            both_write.wait()
+        save(self, **kwargs)
+
+    def store(key: str) -> None:
+        try:
+            add_key(user=alice, provider="openai", key=key, now=NOW)
+        finally:
+            connection.close()
+
+    monkeypatch.setattr(UserKey, "save", meet_and_save)
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(store, [KEY, OTHER_KEY]))
+    assert UserKey.objects.get().provider == "openai"

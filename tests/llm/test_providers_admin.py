@@ -179,7 +179,8 @@ def test_a_check_says_whether_the_key_is_taken(admin_client: Client, server: Mod
     assert "refused the key (status 401)" in act(admin_client, "check_now", row)
     row.refresh_from_db()
     assert "refused the key (status 401)" in row.error and row.checked_at is not None
-    assert "refused the key (status 401)" in admin_client.get(LIST).content.decode()
+    assert "refused the key (status 401)" in admin_client.get(page_of(row)).content.decode()
+    assert ">failed<" in admin_client.get(LIST).content.decode()
 
 
 def test_a_check_of_a_key_that_is_lost_says_so(admin_client: Client, settings: Settings) -> None:
