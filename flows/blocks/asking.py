@@ -56,7 +56,7 @@ class AskingConfig(BlockConfig):
         Annotated[CacheMode, Tag("word")] | Annotated[CacheConfig, Tag("options")], Discriminator(word_or_options)
     ] = Field(
         "exact",
-        description="`exact`: an answer to the same request is given again, for a time that shrinks with the temperature;"
+        description="`exact`: an answer to the same request is given again, for a time that shrinks with the temperature, and never without one;"
         " `semantic`: also one to a request that is nearly the same, or `{mode: semantic, threshold}`; `off`. May stand on"
         " the listener.",
     )
