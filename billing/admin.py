@@ -6,6 +6,7 @@ from django.forms import ModelForm
 from django.http import HttpRequest, HttpResponse
 from django.utils import timezone
 
+from billing.forms import BudgetForm
 from billing.metering.budgets import count_from_usage, delete_budget, update_budget
 from billing.metering.settling import ADDED
 from billing.models import Budget, BudgetNotice, BudgetPeriod, BudgetReservation, LlmUsage, RunBudget, SettledCall
@@ -128,6 +129,7 @@ class BudgetPeriodInline(admin.TabularInline):
 class BudgetAdmin(admin.ModelAdmin):
     """The limits can be edited, what is spent cannot: the count is the truth behind the limit."""
 
+    form = BudgetForm
     list_display = ("user", "of", "monthly_cost", "monthly_tokens", "updated_at")
     list_display_links = ("user", "of")
     list_select_related = ("user",)

@@ -240,9 +240,10 @@ BLOX_STREAM_LIMIT = env.int("BLOX_STREAM_LIMIT", default=16)
 BLOX_METRICS_TOKEN = env.str("BLOX_METRICS_TOKEN", default="")
 
 # Where users' own keys for a provider are used, instead of the provider's own address; also of providers that are not known.
-BLOX_LLM_BASE_URLS = dict(
-    (part.strip() for part in pair.partition("=")[::2]) for pair in env.list("BLOX_LLM_BASE_URLS", default=[])
-)
+BLOX_LLM_BASE_URLS: dict[str, str] = {
+    name.strip(): url.strip()
+    for name, _, url in (pair.partition("=") for pair in env.list("BLOX_LLM_BASE_URLS", default=[]))
+}
 # The load of a pool of models (calls waiting and under way, by what it can do at once) from which on free calls are shed
 # now and then, and from which on they and pro's are always.
 BLOX_LLM_DEGRADED_AT = env.float("BLOX_LLM_DEGRADED_AT", default=1.0)

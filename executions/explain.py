@@ -364,7 +364,7 @@ def _cost(record: Record) -> Cost:
 def _from_start(record: Record) -> Retry:
     execution, flow = record.execution, record.flow
     deployed = flow.deployed_version
-    again = [effect for step in record.steps if (effect := _effect(record, step))]
+    again = [effect for step in record.steps if not step.is_model_turn and (effect := _effect(record, step))]
     possible, text = True, "Everything runs again, with the same payload"
     if execution.state != State.ENDED:
         possible, text = False, "It has not ended: cancel it, or wait for its end."
@@ -381,8 +381,13 @@ def _from_start(record: Record) -> Retry:
 def _from_failed(record: Record) -> Retry:
     execution, flow = record.execution, record.flow
     kept_steps = [step for step in record.steps if step.status == StepStatus.SUCCESS or step.is_handled_error]
-    kept = [effect for step in kept_steps if (effect := _effect(record, step))]
-    again = [effect for step in record.steps if step not in kept_steps and (effect := _effect(record, step))]
+    keys = {step.key for step in kept_steps}
+    # A model's turn goes with the step that asked, unless that runs again and the answer is kept.
+    told = [
+        step for step in record.steps if not (step.is_model_turn and (step.caller_key in keys or step.key not in keys))
+    ]
+    kept = [effect for step in told if step.key in keys and (effect := _effect(record, step))]
+    again = [effect for step in told if step.key not in keys and (effect := _effect(record, step))]
     possible = True
     text = f"The {len(kept_steps)} steps that had finished are kept; the rest runs, on the same version as before."
     if execution.state != State.ENDED:

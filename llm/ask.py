@@ -12,6 +12,7 @@ from uuid import uuid4
 
 from django.conf import settings
 
+from llm import wire
 from llm.errors import Failure, ModelError, ProviderFailed
 from llm.exchange import Answer, Cached, Caller, Endpoint, Hop, OnText, Request
 from llm.path import admission, breakers, cache, limits, pool, retries, semantic
@@ -47,9 +48,9 @@ async def ask(
     caller: Caller,
     endpoints: Sequence[Sequence[Endpoint]],
     timeout: float,
-    call: CallProvider,
     on_text: OnText | None = None,
     on_key_refused: OnKeyRefused | None = None,
+    call: CallProvider = wire.call,
     shared: Shared | None = None,
     rng: random.Random = _random,
 ) -> Answer:
@@ -71,6 +72,9 @@ async def ask(
     path.call, path.on_text, path.on_key_refused = call, on_text, on_key_refused
     try:
         return await path.answer([pool.ordered(group, rng) for group in endpoints])
+    except ModelError as error:
+        error.path = tuple(path.hops)
+        raise
     finally:
         await asyncio.shield(path.end())
 
@@ -155,7 +159,7 @@ class _Path:
         """Count the request against an allowance, once; what `others` gave. Raises `ModelError`."""
         if allowance.name in self._taken:
             return []
-        call_id, tokens = uuid4().hex, sum(limits.estimate(self.request))
+        call_id, tokens = uuid4().hex, limits.estimate(self.request)
         user_id = self.caller.user_id
         taking = limits.taking(user_id=user_id, allowance=allowance, call_id=call_id, tokens=tokens)
         result, *found = await self.shared.run(taking, *others)

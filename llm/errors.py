@@ -1,6 +1,10 @@
 """Why a model gave no answer."""
 
 from enum import StrEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from llm.exchange import Hop
 
 
 class ModelError(Exception):
@@ -9,7 +13,10 @@ class ModelError(Exception):
     `code` is stable and snake_case: `model_unknown`, `provider_unavailable`, `provider_rate_limited`, `llm_rate_limited`,
     `llm_overloaded`, `context_too_long`, `key_refused`, `request_refused`, `content_refused`, `budget_exceeded`,
     `answer_cut`, `no_provider`. `retryable` is False where trying again cannot help. `retry_after` is in seconds.
+    `path` is who was asked, one after the other.
     """
+
+    path: "tuple[Hop, ...]" = ()
 
     def __init__(self, message: str, *, code: str, retryable: bool = True, retry_after: float | None = None) -> None:
         super().__init__(message)

@@ -75,7 +75,7 @@ class ProviderForm(forms.ModelForm):
         known, base_url = PROVIDERS.get(data.get("provider", "")), data.get("base_url")
         if known is None and not base_url:
             self.add_error("base_url", "A provider with a name of your own needs its base URL.")
-        if known and not base_url and (known.wire == Wire.ANTHROPIC) != (data.get("kind") == Wire.ANTHROPIC):
+        if known and not base_url and (known.wire == "anthropic") != (data.get("kind") == Wire.ANTHROPIC):
             self.add_error("kind", f"{known.title} speaks {Wire(known.wire).label}, unless you give a base URL.")
         self._check_key(data, base_url)
         return data

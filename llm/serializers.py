@@ -13,7 +13,9 @@ class ApiKeyInfoSerializer(serializers.ModelSerializer[UserKey]):
     """What is known of a stored key."""
 
     key_hint = serializers.SerializerMethodField(help_text="Its last characters: ...abc1")
-    is_valid = serializers.BooleanField(read_only=True, help_text="False once the provider has refused it.")
+    is_valid = serializers.BooleanField(  # type: ignore[assignment]  # the name of a field, not the method
+        read_only=True, help_text="False once the provider has refused it."
+    )
 
     class Meta:
         model = UserKey

@@ -105,6 +105,7 @@ def test_every_operation_of_the_document_succeeds(
     stores(call, flow)
     executions(call, public, flow, drain)
     triggers(call, public, flow, drain)
+    budgets(call, flow)
     clerk()
     memories(call, flow)
     call(204, "DELETE", f"{FLOWS}/{flow}")
@@ -245,6 +246,16 @@ def triggers(call: Caller, public: Caller, flow: str, drain: Drain) -> None:
     call(204, "DELETE", one)
 
 
+def budgets(call: Caller, flow: str) -> None:
+    one = f"/api/v1/budgets/{call(201, 'POST', '/api/v1/budgets', {'flowId': flow, 'monthlyCost': 10})['id']}"
+    call(409, "POST", "/api/v1/budgets", {"flowId": flow, "monthlyCost": 10})
+    call(200, "GET", "/api/v1/budgets")
+    call(200, "GET", one)
+    call(200, "PATCH", one, {"monthlyTokens": 1_000_000})
+    call(204, "DELETE", one)
+    call(200, "GET", "/api/v1/usage/llm?from=2026-11-01&to=2026-11-30")
+
+
 def clerk() -> None:
     body = json.dumps({"type": "user.created", "data": {"id": "user_1"}})
     now = datetime.now(UTC)
@@ -289,7 +300,8 @@ def ids(call: Caller) -> dict[str, str]:
     flow = running_flow(call, WAITING)
     trigger = call(201, "POST", f"{FLOWS}/{flow}/triggers", {"type": "webhook", "name": "Hook", "config": {}})
     execution = call(201, "POST", f"{FLOWS}/{flow}/executions/run", {})
-    return {"flowId": flow, "triggerId": trigger["id"], "executionId": execution["id"]}
+    budget = call(201, "POST", "/api/v1/budgets", {"monthlyCost": 10})
+    return {"flowId": flow, "triggerId": trigger["id"], "executionId": execution["id"], "budgetId": budget["id"]}
 
 
 @pytest.mark.django_db

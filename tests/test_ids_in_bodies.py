@@ -48,6 +48,7 @@ NAMED: dict[tuple[str, str], tuple[Named, dict[str, Any]]] = {
     ("api/v1/executions/retry", "flow"): (flow_of, {}),
     ("api/v1/executions/cancel", "ids"): (executions_of, {}),
     ("api/v1/executions/cancel", "flow"): (flow_of, {}),
+    ("api/v1/budgets", "flowId"): (flow_of, {"monthlyCost": 1}),
     (f"{EXECUTION}/approve", "approvalId"): (approval_of, {"approved": True}),
     (f"{EXECUTION}/approve", "step"): (step_of, {"approved": True}),
     (f"{EXECUTION}/resolve", "approvalId"): (approval_of, {"decision": "fail"}),

@@ -2,16 +2,20 @@
 
 import json
 import re
+from decimal import Decimal
 from typing import Any
+from uuid import UUID
 
 import pytest
 from django.apps import apps
 from django.db import models
+from django.utils import timezone
 from rest_framework.test import APIClient
 
 from accounts.models import User
 from executions.models import Approval, Execution
 from flows.models import Flow
+from flows.services import set_budget
 from tests import openapi
 from tests.conftest import api_as
 from tests.executions.factories import make_step
@@ -30,6 +34,7 @@ VALID: dict[str, dict[str, Any]] = {  # what each needs to be let through; the o
     "answerApproval": {"approved": True},
     "cancelExecutions": {"until": "2001-01-01T00:00:00Z"},
     "createAccessToken": {"name": "CI"},
+    "createBudget": {"monthlyCost": 5},
     "createFlow": {"name": "New"},
     "createTrigger": {"type": "webhook", "name": "Hook", "config": {}},
     "resolveCrash": {"decision": "fail"},
@@ -78,7 +83,7 @@ def rows() -> str:
     ours = [
         model
         for model in apps.get_models()
-        if model._meta.app_label in ("accounts", "llm", "flows", "executions", "triggers")
+        if model._meta.app_label in ("accounts", "billing", "llm", "flows", "executions", "triggers")
     ]
     return "\n".join(f"{model.__name__} {values}" for model in ours for values in model._default_manager.values())
 
@@ -103,7 +108,16 @@ def ids(api: APIClient, alice: User) -> dict[str, str]:
         held=True,
         request='{"headers": {}, "query": {}, "payload": "{}"}',
     )
-    return {"flowId": flow, "triggerId": made, "executionId": execution, "deliveryId": str(refused.pk)}
+    budget = set_budget(
+        owner=alice, flow_id=UUID(flow), monthly_cost=Decimal(5), monthly_tokens=None, now=timezone.now()
+    )
+    return {
+        "flowId": flow,
+        "triggerId": made,
+        "executionId": execution,
+        "deliveryId": str(refused.pk),
+        "budgetId": str(budget.pk),
+    }
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import re
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 from itertools import product
 from typing import Any, TypeAlias
 from urllib.parse import quote
@@ -23,13 +24,14 @@ from rest_framework.test import APIClient
 
 from accounts.models import Tier, User
 from accounts.services import create_access_token
+from billing.metering import MeteredCall, settle_llm
 from bloxserver.api.long_lists import cursor_at
 from executions.bulk.models import BulkOperation
 from executions.models import Approval, Execution
 from executions.tickets import issue_ticket
 from flows.memories import remember
 from flows.models import AgentMemory
-from flows.services import create_flow, set_secret, set_variable, start_flow
+from flows.services import create_flow, set_budget, set_secret, set_variable, start_flow
 from llm.models import UserKey
 from tests.executions.factories import NOON, make_execution, make_step
 from tests.llm.keys import KEY
@@ -112,6 +114,9 @@ ROUTES: dict[str, Route] = {
         bodies={"PUT": {"value": "written"}}, makes_own=("PUT",), query={"flow": flow_of}
     ),
     "api/v1/blocks": Route(own=True),
+    "api/v1/budgets": Route(own=True, bodies={"POST": {"monthlyCost": 10}}),
+    "api/v1/budgets/<uuid:budget_id>": Route(bodies={"PATCH": {"monthlyCost": 1_000}}),
+    "api/v1/usage/llm": Route(own=True),
     "api/v1/executions": Route(own=True, query={"flow": flow_of, "cursor": cursor_of}),
     "api/v1/executions/retry": Route(own=True, bodies={"POST": {"until": "1999-01-01T00:00:00Z"}}),
     "api/v1/executions/cancel": Route(own=True, bodies={"POST": {"until": "1999-01-01T00:00:00Z"}}),
@@ -195,6 +200,11 @@ class Belongings:
         for where in (None, flow):
             set_variable(owner=user, flow=where, name=f"{word}_thing", value=f"{word}-variable-value")
             set_secret(owner=user, flow=where, name=f"{word}_thing", value=f"{word}-secret-value")
+        spent = MeteredCall(
+            call_id=uuid.uuid4(), user_id=user.pk, flow_id=flow.pk, model=f"{word}-model", provider=f"{word}-provider",
+            tokens_in=1, tokens_out=1, cost=Decimal(1),
+        )  # fmt: skip
+        settle_llm(call=spent, now=now)
         remember(
             flow_id=flow.pk, listener=word, key=word, user=f"{word}-said", answer=f"{word}-answered", now=timezone.now()
         )
@@ -209,6 +219,9 @@ class Belongings:
             "trigger_id": webhook.pk,
             "delivery_id": delivery.pk,
             "moment_id": moment.pk,
+            "budget_id": set_budget(
+                owner=user, flow_id=flow.pk, monthly_cost=Decimal(5), monthly_tokens=None, now=now
+            ).pk,
             "memory_id": AgentMemory.objects.get(flow=flow).pk,
             "number": 1,
         }
@@ -292,7 +305,7 @@ def snapshot(user: User) -> dict[str, list[Any]]:
     """Every row of every model that is `user`'s."""
     rows: dict[str, list[Any]] = {}
     for model in apps.get_models():
-        if model._meta.app_label not in ("accounts", "llm", "flows", "executions", "triggers"):
+        if model._meta.app_label not in ("accounts", "billing", "llm", "flows", "executions", "triggers"):
             continue
         every: Any = model._default_manager.all()
         if hasattr(every, "for_user"):

@@ -12,6 +12,7 @@ from email.utils import parseaddr
 from django.conf import settings
 from django.core.mail import EmailMessage, get_connection
 from django.db import transaction
+from django.db.models import QuerySet
 from django.utils import timezone
 
 from billing.models import BudgetNotice, BudgetPeriod
@@ -25,6 +26,8 @@ WAITS = (60, 300, 1_800, 7_200, 21_600)  # seconds after each attempt; longer th
 SMTP_SECONDS = 15
 ERROR_CHARACTERS = 2_000
 BROKE_OFF = "The last attempt broke off with its process; whether it arrived is not known."
+
+CLOSED = "The account is closed."
 
 
 def is_any_due(*, now: datetime) -> bool:
@@ -41,18 +44,23 @@ def send_due_mails() -> None:
 def claim(*, now: datetime) -> BudgetNotice | None:
     """Count an attempt at one that is due, and put it off: whoever dies now leaves it due again later.
 
-    The row lock lets one of two claimers have it. What has had its attempts is given up: the last broke off.
+    The row lock lets one of two claimers have it. What has had its attempts is given up (the last broke off), and what is
+    for a closed account.
     """
     with transaction.atomic():
         due = BudgetNotice.objects.due(now).select_for_update(skip_locked=True, of=("self",)).order_by("due_at")
-        given_up = due.filter(attempts__gte=MAX_ATTEMPTS).values_list("pk", flat=True)
-        BudgetNotice.objects.filter(pk__in=list(given_up)).update(due_at=None, error=BROKE_OFF)
+        _give_up(due.filter(attempts__gte=MAX_ATTEMPTS), BROKE_OFF)
+        _give_up(due.filter(period__budget__user__is_active=False), CLOSED)
         notice = due.select_related("period__budget__user").first()
         if notice is not None:
             notice.attempts += 1
             notice.due_at = now + timedelta(seconds=WAITS[min(notice.attempts, len(WAITS)) - 1])
             notice.save(update_fields=["attempts", "due_at"])
     return notice
+
+
+def _give_up(locked: "QuerySet[BudgetNotice]", error: str) -> None:
+    BudgetNotice.objects.filter(pk__in=[notice.pk for notice in locked]).update(due_at=None, error=error)
 
 
 def _send(notice: BudgetNotice) -> str | None:

@@ -5,7 +5,6 @@ from typing import NamedTuple
 from uuid import UUID
 
 from executions.models import MODEL_BLOCK, Execution, Step
-from executions.trace import Value
 from flows.blocks.registry import get_block
 
 HIDDEN = "hidden: the tenant has not allowed operators to read prompts"
@@ -54,7 +53,3 @@ def _tainted(rows: list[_Row]) -> Iterable[str]:
 def _asks_models(name: str) -> bool:
     block = get_block(name)
     return name == MODEL_BLOCK or (block is not None and block.category == AI)
-
-
-def shown(value: Value, *, is_hidden: bool) -> Value:
-    return value if not is_hidden or value.text is None else Value(f'"{HIDDEN}"')

@@ -7,7 +7,7 @@ from typing import Any
 from django.urls import reverse
 
 from bloxserver.core.admin import status_pill
-from executions.admin.privacy import shown
+from executions.admin.privacy import HIDDEN
 from executions.admin.texts import milliseconds, model_call_line, pretty, short
 from executions.models import Step
 from executions.trace import TracedStep, Value, trace
@@ -28,8 +28,7 @@ def _in_order(steps: Sequence[Step]) -> Iterator[tuple[Step, int]]:
     keys = {step.key for step in steps}
     below: dict[str, list[Step]] = {}
     for step in steps:
-        caller = _caller(step)
-        below.setdefault(caller if caller in keys else "", []).append(step)
+        below.setdefault(step.caller_key if step.caller_key in keys else "", []).append(step)
     todo = [(step, 0) for step in reversed(below.get("", []))]
     while todo:
         step, depth = todo.pop()
@@ -37,27 +36,24 @@ def _in_order(steps: Sequence[Step]) -> Iterator[tuple[Step, int]]:
         todo += [(inner, depth + 1) for inner in reversed(below.get(step.key, []))]
 
 
-def _caller(step: Step) -> str:
-    return step.scope.rpartition(":")[0]
-
-
 def _row(traced: TracedStep, names: dict[str, str], depth: int, is_hidden: bool) -> dict[str, Any]:
     step = traced.step
-    caller = _caller(step)
     return {
         "step": step,
         "depth": min(depth, DEEPEST),
         "status": status_pill(step.status),
-        "caller": names.get(caller, caller),
+        "caller": names.get(step.caller_key, step.caller_key),
         "position": step.scope.rpartition(":")[2],
         "url": reverse("admin:executions_step_change", args=[step.pk]),
         "started": step.started_at.astimezone(UTC).time().isoformat("milliseconds"),
         "model_call": model_call_line(step),
         "duration": milliseconds(step.duration_ms),
-        "input": _folded(shown(traced.input, is_hidden=is_hidden)),
-        "output": _folded(shown(traced.output, is_hidden=is_hidden)),
+        "input": _folded(traced.input, is_hidden),
+        "output": _folded(traced.output, is_hidden),
     }
 
 
-def _folded(value: Value) -> dict[str, str]:
+def _folded(value: Value, is_hidden: bool) -> dict[str, str]:
+    if is_hidden and value.text is not None:
+        return {"short": "hidden", "full": HIDDEN}
     return {"short": short(value.text, 60), "full": pretty(value)}

@@ -5,6 +5,7 @@ A worker that dies in between asks once more, which may be paid for twice; an an
 
 import logging
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,7 @@ from flows.blocks.base import BlockError
 from flows.organism.templates import redact
 from llm import wire
 from llm.ask import ask
-from llm.errors import ModelError
+from llm.errors import Failure, ModelError
 from llm.exchange import Answer, Endpoint, Request
 from llm.services import mark_key_refused
 
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 LOST = "The worker died while the model was asked; its answer is unknown."
+# Of a provider that gave no answer: what is reserved for the call stays so until it lapses.
+MAY_BE_CHARGED = (Failure.TIMEOUT, Failure.BAD_ANSWER)
 LATE = "It had not answered when the listener's time limit was over."
 
 
@@ -42,6 +45,7 @@ class ModelTurn:
     def __init__(self, run: "ExecutionRun", asking: Step, position: str, *, told: dict[str, Any]) -> None:
         self._run = run
         self._asking = asking
+        self._asked = {**call_of(Answer("", model=told["model"])), "stop": ""}  # all that is known before it answers
         self._step = self._begin(f"{asking.key}:{position}", told)
 
     async def take(self, request: Request, entry: JournalEntry, *, seconds_left: Callable[[], float]) -> Answer:
@@ -53,6 +57,7 @@ class ModelTurn:
             call, answer = await self._ask(request, saying, seconds_left)
         except ModelError as error:
             message = self._shown(error.message)
+            self._step.model_call = {**self._asked, "path": [asdict(hop) for hop in error.path]}
             self._fail(error.code, message)
             raise BlockError(
                 message, code=error.code, retryable=error.retryable, retry_after=error.retry_after
@@ -78,6 +83,7 @@ class ModelTurn:
         self, request: Request, saying: Saying, seconds_left: Callable[[], float]
     ) -> tuple[ModelCall, Answer]:
         run, call_in_thread = self._run, self._run.store.call_patiently
+        await wire.warm_up()  # before the clock of the first call runs
         look_up = partial(prepare, run.claimed, self._step.listener, request, seconds=seconds_left())
         call = await call_in_thread(lambda: look_up(now=timezone.now()))
         try:
@@ -90,8 +96,9 @@ class ModelTurn:
                 on_text=saying.hear,
                 on_key_refused=self._key_refused,
             )
-        except ModelError:
-            await call_in_thread(partial(release_llm, call_id=call.id, now=timezone.now()))
+        except ModelError as error:
+            if not any(hop.outcome in MAY_BE_CHARGED for hop in error.path):
+                await call_in_thread(partial(release_llm, call_id=call.id, now=timezone.now()))
             raise
         return call, answer
 
@@ -110,7 +117,7 @@ class ModelTurn:
         step = self._new_step(scope) if step is None else self._once_more(step)
         step.status, step.due_at, step.completed_at = StepStatus.RUNNING, None, None
         step.input = json_text.dumps(self._shown(told))
-        step.model_call = {**call_of(Answer("", model=told["model"])), "stop": ""}
+        step.model_call = self._asked
         self._run.start(step)
         self._run.put(step)
         return step

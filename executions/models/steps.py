@@ -81,6 +81,11 @@ class Step(models.Model):
         return self.large_output.text if self.is_output_apart else self.output
 
     @property
+    def caller_key(self) -> str:
+        """The key of the step that called this one, or asked the model; empty in the execution's own run."""
+        return self.scope.rpartition(":")[0]
+
+    @property
     def is_model_turn(self) -> bool:
         return self.block == MODEL_BLOCK
 

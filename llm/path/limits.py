@@ -5,7 +5,6 @@ last sixty seconds. One script checks all three and counts, so that however many
 Tokens are counted by an estimate before the call, and put right by `settle` after it. A call at once is a lease.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil, floor
@@ -13,14 +12,13 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from billing.services import limits_of_tier
+from llm import catalogue
 from llm.errors import ModelError
-from llm.exchange import AssistantMessage, Request
+from llm.exchange import Request
 from llm.path.shared import Call, Local, Script, Shared
 
 OWN_KEY_AT_ONCE = 20
 DEFAULT_ANSWER_TOKENS = 1_000  # what is reserved for an answer whose length the request does not bound
-BYTES_A_TOKEN = 4
-TOKENS_A_MESSAGE = 4  # role and framing
 AT_ONCE_RETRY_SECONDS = 3.0  # nobody knows when a call under way will end
 
 
@@ -79,18 +77,9 @@ class Taken:
     standing: Standing
 
 
-def estimate(request: Request) -> tuple[int, int]:
-    """Tokens in and out that a request will take, roughly: UTF-8 bytes by four, and the longest answer it allows."""
-    texts = [request.system]
-    for message in request.messages:
-        if isinstance(message, AssistantMessage):
-            texts += [message.text, *(json.dumps(call.arguments) for call in message.calls)]
-        else:
-            texts.append(message.text if message.role == "user" else message.content)
-    texts += [f"{tool.name}{tool.description}{json.dumps(tool.input_schema)}" for tool in request.tools]
-    texts.append(json.dumps(request.schema) if request.schema else "")
-    size = sum(len(text.encode(errors="replace")) for text in texts)
-    return size // BYTES_A_TOKEN + TOKENS_A_MESSAGE * len(request.messages), request.max_tokens or DEFAULT_ANSWER_TOKENS
+def estimate(request: Request) -> int:
+    """The tokens, in and out, that a request will take: what is reserved for it."""
+    return catalogue.estimate_tokens(request) + (request.max_tokens or DEFAULT_ANSWER_TOKENS)
 
 
 def taking(*, user_id: UUID, allowance: Allowance, call_id: str, tokens: int) -> Call:

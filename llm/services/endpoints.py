@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import cast
 
 from cryptography.fernet import InvalidToken
 from django.conf import settings
@@ -15,7 +16,8 @@ from bloxserver.core.words import closest
 from llm import catalogue
 from llm.exchange import Endpoint
 from llm.kinds import PROVIDERS
-from llm.models import Provider, UserKey, Wire
+from llm.kinds import Wire as Kind
+from llm.models import Provider, UserKey
 
 logger = logging.getLogger(__name__)
 
@@ -130,7 +132,7 @@ def pool_endpoint(row: Provider, model: str = "") -> Endpoint:
     return Endpoint(
         id=str(row.pk),
         provider=row.provider,
-        kind=Wire(row.kind).value,
+        kind=cast(Kind, row.kind),
         model=model,
         base_url=row.base_url,
         api_key=decrypt(row.encrypted_key) if row.encrypted_key else "",

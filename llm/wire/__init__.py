@@ -1,31 +1,28 @@
 """One request to one endpoint, in the provider's own wire format, through its SDK and the guarded transport.
 
-The only place that knows pydantic-ai and the SDKs. They cost 80 MB and some seconds to import, so this package itself
+The only place that knows pydantic-ai and the SDKs. They cost 76 MB and some seconds to import, so this package itself
 imports none of them: the first call does, or a worker that calls `warm_up` before. Web processes check keys, and stay
 small.
 """
 
 import asyncio
 import importlib
-import sys
 
 from llm.exchange import Answer, Endpoint, OnText, Request
 from llm.wire.http import close_clients
 from llm.wire.keys import check_key
 
-__all__ = ["call", "check_key", "close_clients", "is_warm", "warm_up"]
+__all__ = ["call", "check_key", "close_clients", "warm_up"]
 
-_SDKS = "llm.wire.turn"  # imports them all
-
-
-def is_warm() -> bool:
-    return _SDKS in sys.modules
+_is_warm = False  # not `in sys.modules`: a module is there before it is whole, and then importing it waits
 
 
 async def warm_up() -> None:
     """Import the SDKs, in a thread: an event loop that does not tick for seconds is taken for a dead one."""
-    if not is_warm():
-        await asyncio.to_thread(importlib.import_module, _SDKS)
+    global _is_warm
+    if not _is_warm:
+        await asyncio.to_thread(importlib.import_module, "llm.wire.turn")
+        _is_warm = True
 
 
 async def call(endpoint: Endpoint, request: Request, *, on_text: OnText | None = None, timeout: float) -> Answer:

@@ -57,6 +57,9 @@ def failure_of(error: Exception, endpoint: Endpoint, timeout: float) -> Provider
     """What `error` means. `timeout` (seconds) is the one that a `TimeoutError` is of."""
     chain = list(_chain(error))
     for each in chain:
+        if isinstance(each, UnicodeEncodeError | httpx2.LocalProtocolError):  # its text holds headers
+            message = f"The request to {endpoint.provider}, or the key, holds a character that cannot be sent."
+            return ProviderFailed(Failure.REQUEST_REFUSED, message)
         if isinstance(each, SafeHttpError):  # the endpoint's address is at fault, so another may do
             return ProviderFailed(Failure.UNAVAILABLE, f"{endpoint.provider} could not be asked: {each}")
         if isinstance(each, AnswerTooLarge):

@@ -50,6 +50,8 @@ from llm.wire.models import model_of
 
 BY_PROMPT = "Answer with JSON that fits this JSON Schema, and with nothing else:\n{schema}"
 
+MAX_TOKENS = 2**31 - 1  # of one answer, in the database's integer
+MAX_NAME = 200  # characters
 NOT_KEPT = OpenAIResponsesModelSettings(openai_store=False)  # responses are stored there by default
 
 _FENCED = re.compile(r"\s*```(?:json)?\s*\n(.*?)\n?\s*```\s*", re.DOTALL)
@@ -57,21 +59,24 @@ _FENCED = re.compile(r"\s*```(?:json)?\s*\n(.*?)\n?\s*```\s*", re.DOTALL)
 
 async def ask(endpoint: Endpoint, request: Request, *, on_text: OnText | None, timeout: float) -> Answer:
     """See `llm.wire.call`. Raises `ProviderFailed`."""
-    model = model_of(endpoint)
-    started = time.monotonic()
-    outcome = await _outcome(model, endpoint, request, on_text, timeout)
+    outcome = await _outcome(endpoint, request, on_text, timeout)
     if isinstance(outcome, ProviderFailed):
         raise outcome
-    return _answer(endpoint, request, outcome, latency_ms=round((time.monotonic() - started) * 1000))
+    return outcome
 
 
 async def _outcome(
-    model: Model, endpoint: Endpoint, request: Request, on_text: OnText | None, timeout: float
-) -> ModelResponse | ProviderFailed:
+    endpoint: Endpoint, request: Request, on_text: OnText | None, timeout: float
+) -> Answer | ProviderFailed:
     """A failure is returned and not raised here, for it to have no context: the libraries' errors hold requests and keys."""
+    started = time.monotonic()
     try:
         async with asyncio.timeout(timeout):
-            return await _exchange(model, request, _settings(endpoint, request, timeout), on_text)
+            settings = _settings(endpoint, request, timeout)
+            response = await _exchange(model_of(endpoint), request, settings, on_text)
+        return _answer(endpoint, request, response, latency_ms=round((time.monotonic() - started) * 1000))
+    except ProviderFailed as failure:
+        return failure
     except Exception as error:
         return failure_of(error, endpoint, timeout)
 
@@ -179,7 +184,7 @@ def _answer(endpoint: Endpoint, request: Request, response: ModelResponse, *, la
         text=_unfenced(text) if request.schema is not None else text,
         calls=calls,
         usage=usage,
-        model=response.model_name or endpoint.model,
+        model=(response.model_name or endpoint.model)[:MAX_NAME],
         provider=endpoint.provider,
         own_key=endpoint.own_key,
         cost=catalogue.cost(endpoint.provider, endpoint.model, usage, at=datetime.now(UTC)),
@@ -192,23 +197,31 @@ _STOPS: dict[str, Stop] = {"length": "length", "content_filter": "refused"}
 
 
 def _call(part: ToolCallPart) -> ToolCall:
-    arguments = part.args
-    if isinstance(arguments, str):
-        try:
-            parsed = json.loads(arguments or "{}")
-        except ValueError:
-            parsed = arguments
-        arguments = parsed if isinstance(parsed, dict) else arguments
-    return ToolCall(part.tool_call_id, part.tool_name, {} if arguments is None else arguments)
+    said = part.args if isinstance(part.args, str) else json.dumps(part.args or {}, ensure_ascii=False)
+    try:
+        arguments = json.loads(said or "{}", parse_constant=_no_number)
+    except (ValueError, RecursionError):
+        arguments = None
+    return ToolCall(part.tool_call_id, part.tool_name, arguments if isinstance(arguments, dict) else said)
+
+
+def _no_number(name: str) -> None:
+    """NaN and infinities, which Python takes for JSON and nobody else does."""
+    raise ValueError(f"{name} is no JSON")
 
 
 def _usage(request: Request, response: ModelResponse, text: str, calls: tuple[ToolCall, ...]) -> Usage:
     """As reported; estimated where nothing was: a server that reports none must not be free, nor without limits."""
     used = response.usage
     if used.input_tokens or used.output_tokens:
-        return Usage(used.input_tokens, used.output_tokens, used.cache_read_tokens)
+        return Usage(*map(_count, (used.input_tokens, used.output_tokens, used.cache_read_tokens)))
     said = text + "".join(json.dumps(call.arguments) for call in calls)
     return Usage(catalogue.estimate_tokens(request), catalogue.estimate_text(said))
+
+
+def _count(tokens: int) -> int:
+    """What a server reports is not to be trusted: a number below zero would be credit, a huge one no column takes."""
+    return min(max(tokens, 0), MAX_TOKENS)
 
 
 def _unfenced(text: str) -> str:

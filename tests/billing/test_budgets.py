@@ -14,14 +14,18 @@ from django.core import mail
 from django.core.mail.backends import locmem
 from django.db import connection, transaction
 from django.utils import timezone as django_timezone
+from pytest_django import Settings
 
 from accounts.models import User
 from billing.errors import BudgetExceeded
-from billing.metering import Passed, lapse_expired, mails, release_llm, settle_llm
+from billing.metering import Passed, lapse_expired, mails, release_llm, settle_all, settle_llm
 from billing.metering.budgets import delete_budget, update_budget
 from billing.metering.housekeeping import keep_budgets
 from billing.models import BudgetNotice, BudgetPeriod, BudgetReservation, LlmUsage
+from billing.tasks import keep_budgets as keep_budgets_task
+from bloxserver.core import pipeline
 from tests.billing.metering import DECEMBER, LEASE, NOVEMBER, budget, call, period, reserve, spend
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.django_db
 
@@ -182,6 +186,17 @@ def test_a_settling_that_is_rolled_back_with_the_journal_has_not_been(alice: Use
     assert (period(of_all).spent_cost, period(of_all).reserved_cost) == (0, 1)
     settle_llm(call=call(alice, call_id), now=NOVEMBER)
     assert (period(of_all).spent_cost, LlmUsage.objects.get().calls) == (1, 1)
+
+
+def test_calls_are_settled_within_an_engines_pipeline(alice: User) -> None:
+    of_all, ids = budget(alice, cost="10"), [uuid4(), uuid4()]
+    for call_id in ids:
+        reserve(alice, call_id=call_id)
+    with pipeline.transaction():
+        assert settle_all(calls=[call(alice, call_id, cost="4") for call_id in ids], now=NOVEMBER) == [
+            Passed(of_all.pk, 80)
+        ]
+    assert (period(of_all).spent_cost, LlmUsage.objects.get().calls) == (8, 2)
 
 
 def test_an_answer_of_unknown_price_costs_what_was_reserved_for_it(alice: User) -> None:
@@ -390,3 +405,15 @@ def test_a_closed_account_gets_no_mail(alice: User) -> None:
     User.objects.update(is_active=False)
     mails.send_due_mails()
     assert not mail.outbox
+
+
+@pytest.mark.django_db(transaction=True)
+def test_the_clock_counts_what_has_expired_and_has_the_mails_sent(alice: User, settings: Settings) -> None:
+    entries = {entry["task"]: entry for entry in settings.CELERY_BEAT_SCHEDULE.values()}
+    assert entries[keep_budgets_task.name]["options"]["queue"] == "clock"
+    of_all = budget(alice, cost="1")
+    reserve(alice)
+    keep_budgets_task()
+    assert period(of_all).spent_cost == 1
+    wait_until(lambda: BudgetNotice.objects.filter(sent_at__isnull=False).exists())
+    assert len(mail.outbox) == 1

@@ -78,6 +78,15 @@ def test_an_upsert_replaces_all_but_the_id(flow: Flow) -> None:
     assert Step.objects.count() == 2
 
 
+def test_an_upsert_adds_to_what_it_is_told_to_add_to(flow: Flow) -> None:
+    made = execution(flow)
+    bulk.insert([made])
+    for number in (2, 5):
+        bulk.upsert([step(made, "a", number=number, output=str(number))], unique=("execution", "key"), add=("number",))
+    after = Step.objects.get(key="a")
+    assert (after.number, after.output) == (7, "5")
+
+
 def test_an_update_changes_only_the_rows_whose_conditions_hold(flow: Flow) -> None:
     rows = [execution(flow, fence=fence) for fence in (1, 2)]
     bulk.insert(rows)

@@ -198,6 +198,25 @@ def test_usage_is_estimated_where_a_server_reports_none(model_server: ModelServe
     assert said.usage == Usage(108, 10) and said.cost is None
 
 
+@pytest.mark.parametrize(("reported", "counted"), [((7, 10**15), Usage(7, 2**31 - 1)), ((-5, -5), Usage(15, 1))])
+def test_a_server_cannot_report_what_nobody_can_have_used(
+    model_server: ModelServer, reported: tuple[int, int], counted: Usage
+) -> None:
+    model_server.script(text("x", tokens_in=reported[0], tokens_out=reported[1]))
+
+    assert ask(at(model_server)).usage == counted
+
+
+@EACH_KIND
+@pytest.mark.parametrize("said", ['{"n": NaN}', "[1]", "7", '{"n": ' + "[" * 100_000 + "}"])
+def test_arguments_that_are_no_json_object_stay_text(model_server: ModelServer, kind: str, said: str) -> None:
+    model_server.script(calls([("search", said)]))
+
+    [asked] = ask(at(model_server, kind), heard=[], tools=(Tool("search", "", {"type": "object"}),)).calls
+
+    assert asked.arguments == said
+
+
 def test_responses_are_not_kept_by_the_provider(model_server: ModelServer) -> None:
     ask(at(model_server, "openai-responses"))
 
@@ -331,6 +350,23 @@ def test_an_answer_without_end_is_left(settings: Settings, streamed: bool, monke
         settings.BLOX_HTTP_ALLOW = [f"{server.host}:{server.port}"]
         endpoint = Endpoint("row-1", "acme", "openai", "m", server.url, KEY)
         assert "larger than" in failure(endpoint, heard=[] if streamed else None).message
+
+
+@EACH_KIND
+@pytest.mark.parametrize(("key", "prompt"), [("sk-bad\nkey", "x"), ("sk-bad", "\ud800")])
+def test_what_cannot_be_sent_is_refused_without_saying_the_key(
+    model_server: ModelServer, kind: str, key: str, prompt: str
+) -> None:
+    got = failure(at(model_server, kind, api_key=key), messages=(UserMessage(prompt),))
+
+    assert got.failure is Failure.REQUEST_REFUSED and "cannot be sent" in got.message and "bad" not in got.message
+
+
+@pytest.mark.parametrize("url", ["nonsense", "http://[", "ftp://127.0.0.1/v1", "http://user:pw@127.0.0.1/v1"])
+def test_a_base_url_that_is_none_makes_an_endpoint_unavailable(model_server: ModelServer, url: str) -> None:
+    got = failure(at(model_server, base_url=url))
+
+    assert got.failure is Failure.UNAVAILABLE and "pw" not in got.message
 
 
 def test_an_answer_that_is_compressed_without_being_asked_for_is_refused(settings: Settings) -> None:

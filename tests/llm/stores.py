@@ -1,0 +1,59 @@
+"""Where the stages of the path keep what they share: memory, and Redis where the suite has one. Each test on both."""
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, Self, TypeVar
+from uuid import UUID, uuid4
+
+import redis
+
+from llm.exchange import Caller, Endpoint, Request, UserMessage
+from llm.path.shared import PREFIX, Shared
+
+T = TypeVar("T")
+
+NOON = 1_800_000_000.0  # the first second of a minute
+
+
+class Store:
+    """A `Shared` whose clock stands until it is moved, with an event loop of its own."""
+
+    def __init__(self, redis_url: str) -> None:
+        self.now = NOON
+        self.redis_url = redis_url
+        self.shared = Shared(redis_url, clock=lambda: self.now)
+        self._loop = asyncio.Runner()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.run(self.shared.close())
+        self._loop.close()
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        return self._loop.run(work)
+
+    def lives(self) -> dict[str, int]:
+        """What is in Redis, with its seconds to live."""
+        with redis.Redis.from_url(self.redis_url) as client:
+            return {key.decode(): client.ttl(key) for key in client.scan_iter(f"{PREFIX}*")}
+
+
+def forget(redis_url: str) -> None:
+    with redis.Redis.from_url(redis_url) as client:
+        for key in client.scan_iter(f"{PREFIX}*"):
+            client.delete(key)
+
+
+def endpoint(name: str = "a", **other: Any) -> Endpoint:
+    values = {"provider": name, "kind": "openai", "model": "gpt-4o-mini", "base_url": "", "api_key": f"key-of-{name}"}
+    return Endpoint(**{"id": name, **values, **other})
+
+
+def question(text: str = "What is the answer?", **other: Any) -> Request:
+    return Request("gpt-4o-mini", (UserMessage(text),), **other)
+
+
+def caller(tier: str = "pro", user_id: UUID | None = None) -> Caller:
+    return Caller(user_id or uuid4(), tier)
