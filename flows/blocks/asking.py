@@ -56,9 +56,9 @@ class AskingConfig(BlockConfig):
         Annotated[CacheMode, Tag("word")] | Annotated[CacheConfig, Tag("options")], Discriminator(word_or_options)
     ] = Field(
         "exact",
-        description="`exact`: an answer to the same request is given again, for a time that shrinks with the temperature;"
-        " `semantic`: also one to a request that is nearly the same, or `{mode: semantic, threshold}`; `off`. May stand on"
-        " the listener.",
+        description="`exact`: an answer to the same request is given again, for a time that shrinks with the temperature,"
+        " and never without one; `semantic`: also one to a request that is nearly the same, or `{mode: semantic,"
+        " threshold}`; `off`. May stand on the listener.",
     )
     temperature: float | None = Field(None, ge=0, le=2, description="The provider's default when left out.")
     schema_: dict[str, Any] | None = Field(

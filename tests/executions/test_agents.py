@@ -2,15 +2,20 @@
 
 import json
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
+from django.db.models.functions import Now
 from rest_framework.test import APIClient
 
-from executions.models import Execution, State, Step
+from executions.engine.leases import claim
+from executions.engine.store import Change, write
+from executions.engine.sweeper import sweep
+from executions.models import Execution, State, Step, StepStatus
 from flows.models import AgentMemory
 from tests.executions.flows import result, retry_from_failed, run, start, trace, wake
-from tests.llm.model_server import ModelServer, Reply, calls, fail, last_user, system, text, tool_results
+from tests.llm.model_server import ModelServer, calls, fail, last_user, system, text, tool_results
 from tests.witness import Witness
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -112,27 +117,56 @@ def test_a_retry_of_what_failed_goes_on_with_the_same_conversation(
     assert Step.objects.filter(execution=again, listener="add").count() == 1
 
 
+PAYING = """\
+  - {{name: agent, handler: blox.agent, model: "acme:gpt-5", retry: {{max_attempts: 2}}, peers: [pay]}}
+  - {{name: pay, handler: blox.http, config: {{method: POST, url: "{url}/status/500"}}}}
+"""
+
+
+def with_a_failed_call(api: APIClient, drain: Drain, url: str, models: ModelServer) -> Execution:
+    """An agent whose tool has failed, and whose first attempt has failed with its second turn."""
+    models.answer_with(lambda body: fail(503) if tool_results(body) else calls([("pay", {})]))
+    execution = ended(api, drain, start(api, PAYING.format(url=url)))
+    models.answer_with(lambda body: text("Not paid"))
+    return execution
+
+
 def test_a_later_attempt_gives_the_model_the_failures_that_it_saw(
-    api: APIClient, drain: Drain, models: ModelServer
+    api: APIClient, drain: Drain, world: Witness, models: ModelServer
 ) -> None:
-    down = True
-
-    def play(body: dict[str, Any]) -> Reply:
-        if not tool_results(body):
-            return calls([("add", {"expression": "1/0"})])
-        return fail(503) if down else text("Sorry")
-
-    models.answer_with(play)
-    execution = ended(api, drain, agent(api, options="retry: {max_attempts: 2}"))
-    down = False
+    execution = with_a_failed_call(api, drain, world.url, models)
     wake(execution)
     drain()
-    assert result(execution) == ("success", {"said": "Sorry"})
+    assert result(execution) == ("success", "Not paid")
     assert Step.objects.get(execution=execution, block="blox.agent").attempt == 2
     turns = [request.body["messages"] for request in models.log[1:]]
     assert len(turns) > 1
     assert all(turn == turns[0] for turn in turns)
-    assert Step.objects.filter(execution=execution, listener="add").count() == 1
+    assert len(world.calls) == 1
+
+
+def test_a_call_that_failed_is_not_made_again_after_a_crash(
+    api: APIClient, drain: Drain, world: Witness, models: ModelServer
+) -> None:
+    execution = with_a_failed_call(api, drain, world.url, models)
+    die_after_the_first_turn(execution)
+    drain()
+    assert result(execution) == ("success", "Not paid")
+    assert len(world.calls) == 1
+    assert "answered 500" in tool_results(models.log[-1].body)[0]
+
+
+def die_after_the_first_turn(execution: Execution) -> None:
+    """Leave what a worker leaves that is killed when the call has failed, and its agent has not heard of it."""
+    wake(execution)
+    [claimed] = claim("dying", limit=10, holding=0)
+    step = next(step for step in claimed.steps if step.block == "blox.agent")
+    step.status, step.attempt, step.failures = StepStatus.RUNNING, 1, []
+    write([Change(execution.pk, claimed.lease, steps=[step])])
+    execution.journal.filter(kind="failed_call").delete()
+    execution.journal.filter(kind="sleep").delete()
+    Execution.objects.filter(pk=execution.pk).update(lease_until=Now() - timedelta(seconds=1))
+    sweep()
 
 
 # A person. -------------------------------------------------------------------------------------------------------

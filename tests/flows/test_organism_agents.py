@@ -1,6 +1,7 @@
 """What the flow language says of agents: their options, their tools, and where their answer goes."""
 
 import textwrap
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -198,3 +199,10 @@ def test_the_answer_of_an_agent_without_next_is_the_result() -> None:
     [first] = plan.start("agent", "go")
     assert plan.finished(first, "answer", ()) == []
     assert plan.result == "answer"
+
+
+def test_the_example_of_the_page_about_agents_is_valid() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "agents.md").read_text()
+    example = page.partition("```yaml\n")[2].partition("```")[0]
+    validation = validate(example)
+    assert (validation.errors, validation.warnings) == ([], [])
