@@ -53,7 +53,9 @@ def execution(alice: User) -> Execution:
     make_step(execution, 3, "find", scope="key-5:2", input="its arguments", output="found it", **below)
     make_step(execution, 5, "agent", block="blox.agent", parents=["key-1"], output="it answered")
     make_step(execution, 6, "done", block="blox.output", parents=["key-5"], output="passed on")
-    JournalEntry.objects.create(execution=execution, step_key="key-5", position="1", kind="model", value='"it answered"')
+    JournalEntry.objects.create(
+        execution=execution, step_key="key-5", position="1", kind="model", value='"it answered"'
+    )
     return execution
 
 
