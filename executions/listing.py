@@ -66,7 +66,10 @@ class History:
         rows = self._indexed(after)
         reach = READ_FOR_SEARCH if self.wanted.search else READ
         horizon = next(iter(rows.only("started_at", "id")[reach - 1 : reach]), None)
-        if horizon is not None:
+        if self.wanted.search:
+            # By id: for a range PostgreSQL starts parallel workers, which takes longer than the search.
+            rows = _ordered(Execution.objects.filter(pk__in=rows.values("pk")[:reach]))
+        elif horizon is not None:
             at, last = horizon.started_at, horizon.pk
             rows = rows.filter(Q(started_at__gte=at) & (Q(started_at__gt=at) | Q(started_at=at, id__gte=last)))
         return _Found(list(self.wanted.by_reading(rows).values_list("pk", flat=True)), horizon)

@@ -44,3 +44,5 @@ PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 if DATABASES["default"]["ENGINE"].endswith("sqlite3"):
     # A file, not memory: the engine's threads have connections of their own.
     DATABASES["default"]["TEST"] = {"NAME": f"{_var}/test.sqlite3"}
+else:
+    DATABASES["default"]["ENGINE"] = "tests.postgresql"

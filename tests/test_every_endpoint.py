@@ -304,6 +304,7 @@ def ids(call: Caller) -> dict[str, str]:
     return {"flowId": flow, "triggerId": trigger["id"], "executionId": execution["id"], "budgetId": budget["id"]}
 
 
+@pytest.mark.once
 @pytest.mark.django_db
 @pytest.mark.parametrize(("method", "path"), under_api())
 def test_without_a_token_it_is_401(method: str, path: str, public: Caller) -> None:

@@ -355,6 +355,7 @@ def test_a_strangers_id_in_the_query_is_answered_as_one_that_nobody_has(cast: Ca
     assert snapshot(hers.user) == before
 
 
+@pytest.mark.once
 def test_without_a_token_every_route_answers_401(cast: Cast) -> None:
     hers, _ = cast
     before = snapshot(hers.user)
@@ -365,6 +366,7 @@ def test_without_a_token_every_route_answers_401(cast: Cast) -> None:
     assert snapshot(hers.user) == before
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("gone", [{"is_active": False}, {"deleted_at": NOON}])
 def test_to_a_user_who_is_closed_every_route_answers_401(cast: Cast, gone: dict[str, Any]) -> None:
     hers, _ = cast
@@ -447,6 +449,7 @@ def test_a_flow_cannot_call_a_strangers_flow(cast: Cast, drain: Callable[[], Non
     assert snapshot(hers.user) == before
 
 
+@pytest.mark.once
 def test_the_admin_is_closed_to_who_is_no_operator(cast: Cast) -> None:
     hers, his = cast
     signed_in = Client(REMOTE_ADDR=ADDRESS)

@@ -14,7 +14,7 @@ from tests.up_server import REPOSITORY, SECONDS, UpServer
 pytestmark = pytest.mark.processes
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.once)])
 def test_a_signal_ends_web_worker_and_clock_and_leaves_no_process(server: UpServer, number: signal.Signals) -> None:
     server.start()
     server.wait_until_ready()
@@ -24,6 +24,7 @@ def test_a_signal_ends_web_worker_and_clock_and_leaves_no_process(server: UpServ
     assert server.pids() == []
 
 
+@pytest.mark.once
 def test_a_second_signal_does_not_wait_for_the_processes_to_finish(server: UpServer) -> None:
     server.start()
     server.wait_until_ready()

@@ -12,6 +12,7 @@ from tests.up_server import SECONDS, UpServer
 pytestmark = pytest.mark.processes
 
 
+@pytest.mark.once
 def test_a_supervisor_that_is_killed_takes_its_processes_along(server: UpServer) -> None:
     server.start()
     server.wait_until_ready()
@@ -22,7 +23,7 @@ def test_a_supervisor_that_is_killed_takes_its_processes_along(server: UpServer)
 @pytest.mark.parametrize(
     "command", [pytest.param("granian", marks=pytest.mark.once), "--queues executions", "--queues clock"]
 )
-@pytest.mark.parametrize("which", [0, -1])
+@pytest.mark.parametrize("which", [pytest.param(0, marks=pytest.mark.once), -1])
 def test_a_process_that_is_killed_is_started_again(server: UpServer, command: str, which: int) -> None:
     """The first is the leader; the last its child: granian's worker, the pool's process, the clock's beat."""
     server.start()

@@ -24,7 +24,7 @@ from django.db.migrations.loader import MigrationLoader
 
 from bloxserver.core.online import AddIndexOnline
 from tests.faults.conftest import Begin
-from tests.faults.experiment import Experiment, scaled
+from tests.faults.experiment import Experiment, full_form_only, scaled
 from tests.faults.flows import mixed
 from tests.faults.processes import REPOSITORY
 from tests.faults.server import Server
@@ -170,6 +170,7 @@ def replace(trial: Experiment, *names: str, code: Path = REPOSITORY) -> None:
             trial.server.ready()
 
 
+@full_form_only
 @pytest.mark.experiment
 def test_e21_a_roll_out_from_the_release_before(old: Path, begin: Begin, server: Server) -> None:
     with schema_of(old, server) as undone, begin("E21 roll-out") as trial:
