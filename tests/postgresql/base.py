@@ -1,5 +1,6 @@
 """Django's PostgreSQL backend, but for how a test's rows are cleared away."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from django.db.backends.postgresql import base, operations
@@ -7,7 +8,7 @@ from django.db.backends.postgresql import base, operations
 
 class DatabaseOperations(operations.DatabaseOperations):
     def sql_flush(
-        self, style: Any, tables: list[str], *, reset_sequences: bool = False, allow_cascade: bool = False
+        self, style: Any, tables: Sequence[str], *, reset_sequences: bool = False, allow_cascade: bool = False
     ) -> list[str]:
         """DELETE for TRUNCATE, which gives each table new files: 100 ms and more, where a test has left a few rows.
 
