@@ -492,7 +492,7 @@ async def burst(
 
 def test_many_calls_at_once_never_pass_the_cap(store: Store) -> None:
     provider = Provider()
-    provider.seconds = 0.02
+    provider.seconds = 0.1
     members = [endpoint("a", concurrency=12), endpoint("b", concurrency=8)]
     results = store.run(burst(store, provider, members, [caller("high_frequency")] * 100))
     assert {result.text if isinstance(result, Answer) else result for result in results} == {"yes"}
