@@ -57,17 +57,6 @@ class ToolResult:
 Message: TypeAlias = UserMessage | AssistantMessage | ToolResult
 
 
-def message_from_json(value: dict[str, Any]) -> Message:
-    """The message that `dataclasses.asdict` made `value` of."""
-    match value["role"]:
-        case "user":
-            return UserMessage(value["text"])
-        case "assistant":
-            return AssistantMessage(value["text"], tuple(ToolCall(**call) for call in value["calls"]))
-        case _:
-            return ToolResult(value["call_id"], value["name"], value["content"], value["is_error"])
-
-
 @dataclass(frozen=True, slots=True)
 class Request:
     """One turn. `model` is `provider:model`, or a bare model that the pool resolves."""
