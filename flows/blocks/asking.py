@@ -112,15 +112,15 @@ def within_context(request: Request) -> Request:
     """
     tokens = estimate_tokens(request)
     contexts = {model: context_of(model) for model in (request.model, *request.fallback)}
-    fitting = [model for model, context in contexts.items() if context is None or not is_surely_over(tokens, context)]
-    if not fitting:
+    roomy = [model for model, context in contexts.items() if context is None or not is_surely_over(tokens, context)]
+    if not roomy:
         raise BlockError(
             f"The request is too long for {request.model}: about {tokens:,} tokens, and it takes {contexts[request.model]:,}"
             " in all. Shorten the prompt, or use a model with a larger context.",
             code="context_too_long",
             retryable=False,
         )
-    return replace(request, model=fitting[0], fallback=tuple(fitting[1:]))
+    return replace(request, model=roomy[0], fallback=tuple(roomy[1:]))
 
 
 class AnswerDoesNotFit(Exception):
