@@ -14,7 +14,7 @@ logger = logging.getLogger(__name__)
 Path = tuple[str | int, ...]
 
 MAX_WORK = 15_000  # units in one check of a value, which holds up other executions: 50 ms at worst
-MAX_SCHEMA_WORK = 200_000  # in that of a schema, when a flow is validated
+MAX_SCHEMA_WORK = 100_000  # in that of a schema, when a flow is validated
 MAX_SHOWN = 300  # characters of a reason
 TYPES = "array, boolean, integer, null, number, object and string"
 
