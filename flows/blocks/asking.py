@@ -1,7 +1,7 @@
 """What the blocks that ask a model share: their options, and what is made of an answer."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Annotated, Any, TypeAlias
 
@@ -138,6 +138,21 @@ def value_of(answer: Answer, schema: dict[str, Any] | None) -> JSON:
     if reason := misfit(value, schema):
         raise AnswerDoesNotFit(reason)
     return value
+
+
+def fitting(schema: dict[str, Any] | None) -> Callable[[str], bool] | None:
+    """A request's `fits`: whether a text is an answer that `value_of` takes."""
+    if schema is None:
+        return None
+
+    def fits(text: str) -> bool:
+        try:
+            value_of(Answer(text), schema)
+        except AnswerDoesNotFit:
+            return False
+        return True
+
+    return fits
 
 
 def repair_turn(answer: Answer, problem: AnswerDoesNotFit) -> tuple[Message, Message]:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from flows.blocks.asking import (
     AnswerDoesNotFit,
     check_stop,
+    fitting,
     given_up,
     repair_turn,
     said_text,
@@ -103,6 +104,7 @@ class Conversation:
                 system=config.prompt,
                 tools=tuple(Tool(tool.name, tool.description, tool.input_schema) for tool in self._ctx.tools),
                 schema=config.schema_,
+                fits=fitting(config.schema_),
                 temperature=config.temperature,
                 fallback=tuple(config.fallback),
                 **config.cache_options(),

@@ -17,7 +17,7 @@ from accounts.services import apply_clerk_event
 from bloxserver.core.crypto import decrypt
 from bloxserver.core.errors import NotFound
 from llm.models import UserKey
-from llm.services import add_key, mark_key_refused
+from llm.services import add_key, keys, mark_key_refused
 from tests.conftest import api_as
 from tests.llm.keys import KEY, OTHER_KEY, PATH, provider
 from tests.llm.model_server import ModelServer, fail, slow, text
@@ -82,6 +82,7 @@ def test_a_refused_key_is_400_with_the_reason_and_leaves_the_old_one(api: APICli
     assert decrypt(UserKey.objects.get().encrypted_key) == KEY
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("reply", [fail(500), fail(429)])
 def test_a_provider_that_cannot_tell_is_503_and_nothing_is_stored(
     api: APIClient, settings: Settings, reply: Any
@@ -100,6 +101,7 @@ def test_a_provider_that_is_away_is_503(api: APIClient) -> None:
     assert add(api).status_code == 503
 
 
+@pytest.mark.once
 def test_a_provider_that_does_not_answer_is_given_up(
     api: APIClient, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -110,6 +112,20 @@ def test_a_provider_that_does_not_answer_is_given_up(
         answer = add(api)
 
     assert answer.status_code == 503 and "in time" in answer.json()["message"]
+
+
+def test_keys_that_are_checked_hold_a_few_threads_at_most(api: APIClient, provider: ModelServer) -> None:
+    taken = [keys._checks.acquire(blocking=False) for _ in range(keys.CHECKS_AT_ONCE)]
+    try:
+        answer = add(api)
+    finally:
+        for _ in taken:
+            keys._checks.release()
+
+    assert all(taken) and (answer.status_code, answer.json()["code"]) == (503, "provider_unavailable")
+    assert answer["Retry-After"] == "3" and provider.log == []
+    provider.refuse_key(OTHER_KEY)
+    assert [add(api, key).status_code for key in [OTHER_KEY] * keys.CHECKS_AT_ONCE + [KEY]] == [400] * 4 + [201]
 
 
 def test_another_key_takes_the_place_of_the_first(api: APIClient, alice: User, provider: ModelServer) -> None:
@@ -127,6 +143,7 @@ def test_spaces_around_a_key_are_left_out(api: APIClient, provider: ModelServer)
     assert decrypt(UserKey.objects.get().encrypted_key) == KEY
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("body", "field"),
     [
@@ -152,6 +169,7 @@ def test_what_is_no_key_is_400_and_nobody_is_asked(
     assert (provider.log, UserKey.objects.count()) == ([], 0)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("name", "key"),
     [("together", "sk-ant-api03-0123456789abcdefghijklmnop"), ("openai", "xai-0123456789abcdefghijkl"), ("xai", KEY)],

@@ -2,6 +2,7 @@
 
 import smtplib
 from datetime import UTC, datetime, timedelta
+from math import inf, nan
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from django.db import IntegrityError, transaction
 from pytest_django import DjangoAssertNumQueries, Settings
 
 from accounts.models import User
-from llm.checks import base_urls_are_names_and_urls
+from llm.checks import base_urls_are_names_and_urls, load_is_shed_by_degrees
 from llm.models import Provider, UserKey
 from llm.notices import tell_of_refused_keys
 from llm.services import (
@@ -75,6 +76,7 @@ def test_the_pool_is_asked_by_priority_and_as_it_is_set_up(alice: User) -> None:
     assert (b.provider, b.priority) == ("openai", 1)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("model", "served_by"),
     [
@@ -179,6 +181,7 @@ def test_a_key_that_can_no_longer_be_read_is_left_out(alice: User, settings: Set
     assert ids("openai:gpt-5", alice) == ["stored since"]
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("model", "reason"),
     [
@@ -298,6 +301,7 @@ def test_a_user_without_an_address_is_not_written_to(alice: User) -> None:
     assert UserKey.objects.get().notice_due_at is None
 
 
+@pytest.mark.once
 # The setting. ----------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("urls", "wrong"),
@@ -315,3 +319,17 @@ def test_a_setting_that_names_no_provider_or_url_is_found(settings: Settings, ur
 
     assert [message.id for message in messages] == ["llm.E001"] * wrong
     assert "secret" not in repr(messages)
+
+
+@pytest.mark.once
+@pytest.mark.parametrize(
+    ("degraded", "critical", "good"),
+    [(1, 2, True), (1, 1, True), (0, 2, False), (-1, 2, False), (3, 2, False), (nan, 2, False), (1, nan, False),
+     (1, inf, False)],
+)  # fmt: skip
+def test_loads_by_which_nobody_can_be_shed_are_found(
+    settings: Settings, degraded: float, critical: float, good: bool
+) -> None:
+    settings.BLOX_LLM_DEGRADED_AT, settings.BLOX_LLM_CRITICAL_AT = degraded, critical
+
+    assert [message.id for message in load_is_shed_by_degrees(None)] == ([] if good else ["llm.E002"])
