@@ -5,7 +5,6 @@ the mail may answer, and the answer is recorded as the addressee's. It ends with
 """
 
 import hashlib
-from email.utils import parseaddr
 from uuid import UUID
 
 from django.conf import settings
@@ -13,6 +12,7 @@ from django.core import signing
 from django.core.mail import EmailMultiAlternatives
 from django.urls import reverse
 
+from bloxserver.core.mail import message_id
 from executions.models import Approval
 from flows.blocks.email import send
 
@@ -40,13 +40,12 @@ def send_question(approval: Approval, address: str, *, flow: str) -> None:
     title = " ".join(f"{flow} asks: {approval.message}".split())
     # The same id whenever it is sent, so that a mail program shows a mail that was sent twice once.
     digest = hashlib.sha256(f"{approval.pk}:{address}".encode()).hexdigest()[:32]
-    domain = parseaddr(settings.DEFAULT_FROM_EMAIL)[1].rpartition("@")[2] or "localhost"
     send(
         EmailMultiAlternatives(
             subject=title if len(title) <= LONGEST_SUBJECT else f"{title[: LONGEST_SUBJECT - 1]}…",
             body=f"{approval.message}\n\nThe flow {flow} waits for your answer. Approve or reject it here:\n\n{url}\n"
             f"{until}\nWhoever has this link can answer in your name.\n",
             to=[address],
-            headers={"Message-ID": f"<{digest}@{domain}>"},
+            headers={"Message-ID": message_id(digest)},
         )
     )

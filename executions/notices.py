@@ -13,7 +13,6 @@ from binascii import Error as Base64Error
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from email.utils import parseaddr
 from functools import partial
 from http import HTTPStatus
 from typing import Any
@@ -27,6 +26,7 @@ from standardwebhooks.webhooks import EmptyWebhookSecretError
 
 from bloxserver.core import json_text
 from bloxserver.core.errors import DomainError
+from bloxserver.core.mail import message_id
 from bloxserver.core.safe_http import BlockedAddress, GuardedClient, InvalidRequest, SafeHttpError
 from executions.errors import CallTooDeep
 from executions.failures import see_to_failures
@@ -282,7 +282,6 @@ async def _send_post(client: GuardedClient, *, url: str, headers: dict[str, str]
 
 # The mails. ----------------------------------------------------------------------------------------------------------
 def _mail(notice: FailureNotice) -> Sending:
-    domain = parseaddr(settings.DEFAULT_FROM_EMAIL)[1].rpartition("@")[2] or "localhost"
     subject, body = _paused_text(notice) if notice.kind == NoticeKind.PAUSED else _failed_text(notice)
     try:
         to = recipients(notice.target)
@@ -293,7 +292,7 @@ def _mail(notice: FailureNotice) -> Sending:
         body=body,
         to=to,
         # RFC 3834, so that no holiday notice answers; the same id each time, so that a mail program shows it once.
-        headers={"Message-ID": f"<{notice.pk.hex}@{domain}>", "Auto-Submitted": "auto-generated"},
+        headers={"Message-ID": message_id(notice.pk.hex), "Auto-Submitted": "auto-generated"},
     )
     return partial(_send_mail, message)
 

@@ -16,7 +16,7 @@ from django.utils.text import Truncator
 from accounts.models import User
 from bloxserver.core.admin import ButtonsAdmin, HistoryAdmin, ReadOnlyAdmin, status_pill, tell, two_lines
 from bloxserver.core.errors import DomainError
-from flows import organism, services
+from flows import services
 from flows.default_organism import DEFAULT_ORGANISM_YAML
 from flows.forms import FlowForm, SecretForm, VariableForm
 from flows.models import AgentMemory, Flow, FlowStatus, FlowVersion, KeyValue, Secret, Variable
@@ -104,7 +104,7 @@ class FlowAdmin(ButtonsAdmin):
 
     @admin.display(description="validation")
     def problems(self, flow: Flow) -> str | SafeString:
-        found = organism.validate(flow.organism_yaml)
+        found = services.validate_for(user=flow.user, organism_yaml=flow.organism_yaml)
         lines = [
             (tone, kind, problem.line, problem.column, problem.path, problem.message)
             for tone, kind, problems in (("bad", "Error", found.errors), ("quiet", "Warning", found.warnings))

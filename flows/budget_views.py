@@ -10,7 +10,6 @@ from rest_framework.generics import GenericAPIView
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from accounts.models import User
 from billing.metering.budgets import delete_budget, update_budget
 from billing.metering.usage import llm_usage
 from billing.models import Budget
@@ -20,6 +19,7 @@ from bloxserver.api.schema import api_error
 from bloxserver.api.views import TenantViewSet
 from flows import budget_serializers as serializers
 from flows import services
+from flows.requests import checked, user_of
 from llm.services import rate_headers
 
 
@@ -45,9 +45,9 @@ class BudgetViewSet(TenantViewSet):
     def create(self, request: Request) -> Response:
         """Limit what all of your calls of models, or those of one flow, may cost in a month. What the month's calls have
         come to already counts."""
-        data = _checked(serializers.CreateBudgetSerializer, request.data)
+        data = checked(serializers.CreateBudgetSerializer, request.data)
         budget = services.set_budget(
-            owner=_user(request),
+            owner=user_of(request),
             flow_id=data.get("flow_id"),
             monthly_cost=data.get("monthly_cost"),
             monthly_tokens=data.get("monthly_tokens"),
@@ -64,7 +64,7 @@ class BudgetViewSet(TenantViewSet):
     def partial_update(self, request: Request, budget_id: UUID) -> Response:
         """Change its limits; the next call goes by them."""
         budget = self.get_object()
-        changes = _checked(serializers.LimitsSerializer, request.data)
+        changes = checked(serializers.LimitsSerializer, request.data)
         return self._answer(update_budget(budget=budget, changes=changes, now=timezone.now()))
 
     @extend_schema(operation_id="deleteBudget", responses={204: None})
@@ -98,22 +98,10 @@ class LlmUsageView(GenericAPIView[Any]):
     def get(self, request: Request) -> Response:
         """What your calls of models came to, in all, by model, by flow and by day. At most 366 days at once. The headers
         `X-RateLimit-*-Requests`, `-Tokens` and `-LLM` say where you stand within the minute."""
-        days = _checked(serializers.UsageQuerySerializer, request.query_params, now=timezone.now())
-        report = llm_usage(user=_user(request), **days)
+        days = checked(serializers.UsageQuerySerializer, request.query_params, now=timezone.now())
+        report = llm_usage(user=user_of(request), **days)
         flow_ids = [row["flow_id"] for row in report.by_flow if row["flow_id"]]
-        names = services.names_of_flows(owner=_user(request), flow_ids=flow_ids)
+        names = services.names_of_flows(owner=user_of(request), flow_ids=flow_ids)
         for row in report.by_flow:
             row["flow_name"] = names.get(row["flow_id"])
-        return Response(self.get_serializer(report).data, headers=rate_headers(_user(request)))
-
-
-def _user(request: Request) -> User:
-    """Whoever is signed in: the permission class has let nobody else through."""
-    return cast(User, request.user)
-
-
-def _checked(serializer_class: Any, data: Any, **context: Any) -> dict[str, Any]:
-    serializer = serializer_class(data=data, context=context)
-    serializer.is_valid(raise_exception=True)
-    validated: dict[str, Any] = serializer.validated_data
-    return validated
+        return Response(self.get_serializer(report).data, headers=rate_headers(user_of(request)))

@@ -1,49 +1,50 @@
 """JSON Schemas (2020-12) that a flow's author writes: is it one, and does a value fit it?
 
-Both the schema and the value come from tenants, and their check shares a process with other tenants' executions. So
-nothing is fetched that a `$ref` names, a `pattern` is RE2 (whose matching takes linear time), and the work is counted.
+Nothing is fetched that a `$ref` names, and a `pattern` is RE2. How a check is kept short: `flows.counted_validator`.
 """
 
-from collections.abc import Callable, Iterator
-from contextvars import ContextVar
-from functools import cache, partial
-from typing import TYPE_CHECKING, Any
+import logging
+from collections.abc import Iterator
+from typing import Any
 
-if TYPE_CHECKING:
-    from jsonschema.protocols import Validator
+from flows.counted_validator import MAX_PATTERN, BadPattern, TooMuchWork, bounded, matches, validator_class
+
+logger = logging.getLogger(__name__)
 
 Path = tuple[str | int, ...]
 
-MAX_STEPS = 10_000  # keywords looked at in one check: a quarter of a second at worst
+MAX_WORK = 15_000  # units in one check of a value, which holds up other executions: 50 ms at worst
+MAX_SCHEMA_WORK = 100_000  # in that of a schema, when a flow is validated
 MAX_SHOWN = 300  # characters of a reason
 TYPES = "array, boolean, integer, null, number, object and string"
 
-_DATA = frozenset({"const", "enum", "default", "examples"})  # keywords whose value is no schema
-_NAMED = frozenset({"properties", "$defs", "definitions", "dependentSchemas"})  # whose keys are names
-_steps: ContextVar[list[int]] = ContextVar("steps left in this check of a value")
-
-
-class _BadPattern(Exception):
-    """RE2 does not know it; the message says why."""
-
-
-class _TooMuchWork(Exception):
-    """The check was given up."""
+# Where the schemas inside a schema stand: a schema itself, a list of them, schemas by name.
+_ONE = frozenset({"items", "contains", "additionalProperties", "propertyNames", "not", "if", "then", "else"})
+_LISTS = frozenset({"allOf", "anyOf", "oneOf", "prefixItems"})
+_NAMED = frozenset({"properties", "$defs", "definitions", "dependentSchemas"})
+_REFUSED = {
+    "patternProperties": "patternProperties cannot be checked here. Name the properties, or allow any.",
+    "unevaluatedItems": "unevaluatedItems cannot be checked here. Use items: false.",
+    "unevaluatedProperties": "unevaluatedProperties cannot be checked here. Use additionalProperties: false.",
+}
 
 
 def schema_problem(schema: Any) -> tuple[Path, str] | None:
     """Where and why `schema` is no JSON Schema that can be used here; None when it is one."""
-    from jsonschema import Draft202012Validator, SchemaError
+    from jsonschema import Draft202012Validator
 
     try:
-        Draft202012Validator.check_schema(schema)
-    except SchemaError as error:
+        with bounded(MAX_SCHEMA_WORK, one_document=False):
+            error = next(validator_class()(Draft202012Validator.META_SCHEMA).iter_errors(schema), None)
+    except TooMuchWork:
+        return (), "The schema is too large to be checked; make it simpler."
+    except RecursionError:
+        return (), "The schema is nested too deep."
+    if error is not None:
         path = tuple(error.absolute_path)
         reason = f"the types are {TYPES}" if path[-1:] == ("type",) else _short(error.message)
         return path, f"This is no JSON Schema: {reason}."
-    except RecursionError:
-        return (), "The schema is nested too deep."
-    return next(_unusable(schema, schema, ()), None)
+    return next(_unusable(schema), None)
 
 
 def misfit(value: Any, schema: dict[str, Any]) -> str | None:
@@ -51,13 +52,14 @@ def misfit(value: Any, schema: dict[str, Any]) -> str | None:
     from jsonschema.exceptions import best_match
     from referencing import Registry
 
-    token = _steps.set([MAX_STEPS])
     try:
-        found = best_match(_validator_class()(schema, registry=Registry()).iter_errors(value))
-    except (_TooMuchWork, RecursionError):
-        return "The schema takes too much work to check; make it simpler"
-    finally:
-        _steps.reset(token)
+        with bounded(MAX_WORK, one_document=True):
+            found = best_match(validator_class()(schema, registry=Registry()).iter_errors(value))
+    except (TooMuchWork, RecursionError):
+        return "This takes too much work to check; make the schema simpler, or the value smaller"
+    except Exception as error:  # the library stumbles over some numbers, say; whoever asks must get an answer
+        logger.warning("A value could not be checked by its schema: %s", type(error).__qualname__)
+        return f"The schema cannot be applied to this ({type(error).__name__}); make it simpler"
     return None if found is None else f"At {found.json_path}: {_short(found.message)}"
 
 
@@ -66,77 +68,61 @@ def _short(text: str) -> str:
     return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
 
 
-@cache
-def _validator_class() -> "type[Validator]":
-    from jsonschema import Draft202012Validator
-    from jsonschema.validators import extend
-
-    keywords = {**Draft202012Validator.VALIDATORS, "pattern": _pattern}
-    return extend(Draft202012Validator, {name: partial(_counted, check) for name, check in keywords.items()})
-
-
-def _counted(check: Callable[..., Any], validator: Any, keyword: Any, instance: Any, schema: Any) -> Iterator[Any]:
-    if (left := _steps.get(None)) is not None:
-        left[0] -= 1
-        if left[0] < 0:
-            raise _TooMuchWork
-    yield from check(validator, keyword, instance, schema) or ()
-
-
-def _pattern(validator: Any, pattern: str, instance: Any, schema: Any) -> Iterator[Any]:
-    from jsonschema import ValidationError
-
-    if isinstance(instance, str) and not _matches(pattern, instance):
-        yield ValidationError(f"{instance!r} does not match {pattern!r}")
-
-
-def _matches(pattern: str, text: str) -> bool:
-    from flows.organism.expressions import ExpressionError, compile_expression  # whose package reads this module
-
-    found = compile_expression("payload.text.matches(payload.pattern)")
-    try:
-        return bool(found.evaluate({"payload": {"text": text, "pattern": pattern}}))
-    except ExpressionError as error:
-        raise _BadPattern(error.message.rpartition("regular expression: ")[2]) from None
-
-
-def _unusable(root: dict[str, Any], schema: Any, path: Path) -> Iterator[tuple[Path, str]]:
+def _unusable(root: Any) -> Iterator[tuple[Path, str]]:
     """What a JSON Schema may hold, and cannot be checked here."""
+    found = list(_schemas(root, ()))
+    known = {id(schema) for _, schema in found}
+    for path, schema in found:
+        for key, value in schema.items():
+            if (problem := _problem_of_keyword(key, value, root, known, is_root=not path)) is not None:
+                yield (*path, key), problem
+
+
+def _problem_of_keyword(key: str, value: Any, root: dict[str, Any], known: set[int], *, is_root: bool) -> str | None:
+    match key:
+        case "$id" if not is_root:
+            return "A schema here is one document: $id may stand at its top alone."
+        case "$ref" | "$dynamicRef":
+            return _problem_of_reference(root, value, known)
+        case "pattern":
+            return _problem_of_pattern(value)
+        case _:
+            return _REFUSED.get(key)
+
+
+def _schemas(schema: Any, path: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """It and all that are inside, but for those that are only true or false."""
     if not isinstance(schema, dict):
-        for index, item in enumerate(schema if isinstance(schema, list) else ()):
-            yield from _unusable(root, item, (*path, index))
         return
+    yield path, schema
     for key, value in schema.items():
-        here = (*path, key)
-        if key in ("$ref", "$dynamicRef"):
-            yield from _unusable_reference(root, value, here)
-        elif key == "pattern":
-            yield from _unusable_pattern(value, here)
-        elif key == "patternProperties":
-            yield here, "patternProperties cannot be checked here. Name the properties, or allow any."
-        elif key in _NAMED and isinstance(value, dict):
-            for name, child in value.items():
-                yield from _unusable(root, child, (*here, name))
-        elif key not in _DATA:
-            yield from _unusable(root, value, here)
+        if key in _ONE:
+            yield from _schemas(value, (*path, key))
+        elif key in _LISTS or key in _NAMED:
+            for name, child in value.items() if isinstance(value, dict) else enumerate(value):
+                yield from _schemas(child, (*path, key, name))
 
 
-def _unusable_reference(root: dict[str, Any], reference: str, path: Path) -> Iterator[tuple[Path, str]]:
+def _problem_of_reference(root: dict[str, Any], reference: str, known: set[int]) -> str | None:
     from referencing import Registry
     from referencing.exceptions import Unresolvable
     from referencing.jsonschema import DRAFT202012
 
+    shown = f'"{reference[:80]}"'
     if not reference.startswith("#"):
-        yield path, f'"{reference[:80]}" is another document; a schema here stands alone. Put it under $defs.'
-        return
+        return f"{shown} is another document; a schema here stands alone. Put it under $defs."
     try:
-        Registry().with_resource("", DRAFT202012.create_resource(root)).resolver().lookup(reference)
-    except Unresolvable:
-        yield path, f'There is nothing at "{reference[:80]}" in this schema.'
+        target = Registry().with_resource("", DRAFT202012.create_resource(root)).resolver().lookup(reference).contents
+    except (Unresolvable, LookupError, TypeError, ValueError):  # it looks for "x" in a list, or in a text
+        return f"There is nothing at {shown} in this schema."
+    return None if isinstance(target, bool) or id(target) in known else f"What stands at {shown} is no schema."
 
 
-def _unusable_pattern(pattern: str, path: Path) -> Iterator[tuple[Path, str]]:
+def _problem_of_pattern(pattern: str) -> str | None:
+    if len(pattern) > MAX_PATTERN:
+        return f"This pattern has {len(pattern):,} characters; at most {MAX_PATTERN:,} are allowed."
     try:
-        _matches(pattern, "")
-    except _BadPattern as error:
-        yield path, f"This pattern cannot be used: {error}. Patterns are RE2, without look-ahead and back-references."
+        matches(pattern, "")
+    except BadPattern as error:
+        return f"This pattern cannot be used: {error}. Patterns are RE2, without look-ahead and back-references."
+    return None

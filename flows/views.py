@@ -16,7 +16,6 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from accounts.models import User
 from bloxserver.api.pagination import PageNumberPagination
 from bloxserver.api.schema import api_error
 from bloxserver.api.views import TenantViewSet
@@ -26,6 +25,7 @@ from flows.blocks import catalogue
 from flows.memories import forget
 from flows.models import AgentMemory, Flow, FlowVersion, Secret, Variable
 from flows.querysets import FlowQuerySet
+from flows.requests import checked, user_of
 from flows.services.stored import NAME, NAME_RULE
 
 ORDERINGS: dict[str, Any] = {
@@ -67,7 +67,7 @@ class FlowViewSet(TenantViewSet):
     )
     def list(self, request: Request) -> Response:
         """The flows of the tenant, without their YAML and canvas."""
-        query = _checked(serializers.FlowListQuerySerializer, request.query_params)
+        query = checked(serializers.FlowListQuerySerializer, request.query_params)
         flows = cast(FlowQuerySet, super().get_queryset()).without_bodies()
         if statuses := query.get("status"):
             flows = flows.filter(status__in=statuses)
@@ -83,8 +83,8 @@ class FlowViewSet(TenantViewSet):
     )
     def create(self, request: Request) -> Response:
         """A new, stopped flow: a template that runs as it is, your own YAML, or an export."""
-        data = _checked(serializers.CreateFlowSerializer, request.data)
-        return self._answer(services.create_flow(owner=_user(request), **data), status=201)
+        data = checked(serializers.CreateFlowSerializer, request.data)
+        return self._answer(services.create_flow(owner=user_of(request), **data), status=201)
 
     @extend_schema(operation_id="getFlow")
     def retrieve(self, request: Request, flow_id: UUID) -> Response:
@@ -95,7 +95,7 @@ class FlowViewSet(TenantViewSet):
     def partial_update(self, request: Request, flow_id: UUID) -> Response:
         """Edit the draft. YAML with errors is kept; what runs stays as it is until the next start."""
         flow = self.get_object()
-        changes = _checked(serializers.UpdateFlowSerializer, request.data)
+        changes = checked(serializers.UpdateFlowSerializer, request.data)
         return self._answer(services.update_flow(flow=flow, changes=changes))
 
     @extend_schema(operation_id="deleteFlow", responses={204: None})
@@ -107,13 +107,13 @@ class FlowViewSet(TenantViewSet):
     @extend_schema(operation_id="startFlow", request=None)
     def start(self, request: Request, flow_id: UUID) -> Response:
         """Freeze the YAML as a version and deploy it. 400 `invalid_organism` lists all that is wrong with it."""
-        return self._answer(services.start_flow(flow=self.get_object(), by=_user(request)))
+        return self._answer(services.start_flow(flow=self.get_object(), by=user_of(request)))
 
     @extend_schema(operation_id="stopFlow", request=serializers.StopFlowSerializer)
     def stop(self, request: Request, flow_id: UUID) -> Response:
         """Refuse new firings; `stopping` while executions finish, which `force` cancels."""
         flow = self.get_object()
-        data = _checked(serializers.StopFlowSerializer, request.data)
+        data = checked(serializers.StopFlowSerializer, request.data)
         return self._answer(services.stop_flow(flow=flow, force=data["force"]))
 
     @extend_schema(
@@ -124,7 +124,7 @@ class FlowViewSet(TenantViewSet):
     def duplicate(self, request: Request, flow_id: UUID) -> Response:
         """A stopped copy with its own webhook URLs, and with the flow's variables and secrets."""
         flow = self.get_object()
-        data = _checked(serializers.DuplicateFlowSerializer, request.data)
+        data = checked(serializers.DuplicateFlowSerializer, request.data)
         return self._answer(services.duplicate_flow(flow=flow, name=data.get("name")), status=201)
 
     @extend_schema(operation_id="exportFlow", responses=serializers.FlowExportSerializer)
@@ -145,8 +145,8 @@ class ValidateView(APIView):
     )
     def post(self, request: Request) -> Response:
         """All that is wrong with a YAML, each with line and column. Nothing is stored."""
-        data = _checked(serializers.ValidateSerializer, request.data)
-        found = services.validate_for(user=_user(request), organism_yaml=data["organism_yaml"])
+        data = checked(serializers.ValidateSerializer, request.data)
+        found = services.validate_for(user=user_of(request), organism_yaml=data["organism_yaml"])
         return Response(serializers.FlowValidationSerializer(found).data)
 
 
@@ -225,10 +225,10 @@ class StoredViewSet(mixins.ListModelMixin, TenantViewSet):
 
     @cached_property
     def flow(self) -> Flow | None:
-        query = _checked(serializers.ScopeQuerySerializer, self.request.query_params)
+        query = checked(serializers.ScopeQuerySerializer, self.request.query_params)
         if "flow" not in query:
             return None
-        return get_object_or_404(Flow.objects.for_user(_user(self.request)).without_bodies(), pk=query["flow"])
+        return get_object_or_404(Flow.objects.for_user(user_of(self.request)).without_bodies(), pk=query["flow"])
 
     def get_queryset(self) -> Any:
         return super().get_queryset().filter(flow=self.flow).order_by("name")
@@ -276,8 +276,8 @@ class VariableViewSet(StoredViewSet):
     def update(self, request: Request, name: str) -> Response:
         """Make or replace it. Executions read variables once, when they are accepted."""
         flow, name = self.flow, self.new_name()
-        data = _checked(serializers.SetVariableSerializer, request.data)
-        variable, created = services.set_variable(owner=_user(request), flow=flow, name=name, value=data["value"])
+        data = checked(serializers.SetVariableSerializer, request.data)
+        variable, created = services.set_variable(owner=user_of(request), flow=flow, name=name, value=data["value"])
         return Response(self.get_serializer(variable).data, status=201 if created else 200)
 
     @extend_schema(operation_id="deleteVariable", parameters=NAMED, responses={204: None})
@@ -318,8 +318,8 @@ class SecretViewSet(StoredViewSet):
     def update(self, request: Request, name: str) -> Response:
         """Make or replace it. The value is stored encrypted."""
         flow, name = self.flow, self.new_name()
-        data = _checked(serializers.SetSecretSerializer, request.data)
-        secret, created = services.set_secret(owner=_user(request), flow=flow, name=name, value=data["value"])
+        data = checked(serializers.SetSecretSerializer, request.data)
+        secret, created = services.set_secret(owner=user_of(request), flow=flow, name=name, value=data["value"])
         return Response(self.get_serializer(secret).data, status=201 if created else 200)
 
     @extend_schema(operation_id="deleteSecret", parameters=NAMED, responses={204: None})
@@ -343,18 +343,6 @@ class BlockListView(GenericAPIView[Any]):
         blocks = sorted(catalogue().values(), key=lambda block: block.name)
         page = cast(list[Any], self.paginate_queryset(cast(Any, blocks)))  # pages through lists as well
         return self.get_paginated_response(self.get_serializer(page, many=True).data)
-
-
-def _user(request: Request) -> User:
-    """Whoever is signed in: the permission class has let nobody else through."""
-    return cast(User, request.user)
-
-
-def _checked(serializer_class: Any, data: Any) -> dict[str, Any]:
-    serializer = serializer_class(data=data)
-    serializer.is_valid(raise_exception=True)
-    validated: dict[str, Any] = serializer.validated_data
-    return validated
 
 
 def _order(ordering: str) -> list[OrderBy]:

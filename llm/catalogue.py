@@ -5,6 +5,7 @@ Nothing is fetched. What is not known is None, and never zero. genai-prices cost
 
 import functools
 import json
+import math
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from genai_prices.types import ModelPrice
 
 BYTES_A_TOKEN = 3  # of UTF-8: English has 4 or more, Chinese 3, so an estimate errs to the safe side
+LONG_TOKEN_BYTES = 5  # no language's prose has longer tokens on the whole
 TOKENS_A_MESSAGE = 8  # that stand around it
 
 
@@ -31,11 +33,6 @@ class ModelInfo:
     context_tokens: int | None
     price_in: Decimal | None
     price_out: Decimal | None
-    deprecated: bool
-
-    @property
-    def priced(self) -> bool:
-        return self.price_in is not None and self.price_out is not None
 
 
 def split(name: str) -> tuple[str | None, str]:
@@ -91,6 +88,73 @@ def upper_cost(provider: str, model: str, *, tokens_in: int, max_tokens: int, at
     return cost(provider, model, Usage(tokens_in, max_tokens), at=at)
 
 
+def has_price(name: str, at: datetime) -> bool:
+    """Whether it is known what the model `name` costs."""
+    found = find(name, at)
+    return found is not None and found.price_in is not None
+
+
+def context_of(name: str) -> int | None:
+    """How many tokens the model `name` takes in all; None where that is not known."""
+    found = find(name)
+    return None if found is None else found.context_tokens
+
+
+def longest_answer(name: str) -> int | None:
+    """To how many tokens the model `name` lets an answer be bounded; it refuses more. None where that is not known."""
+    found = find(name)
+    if found is None:
+        return None
+    longest = (
+        tokens
+        for provider, start, tokens in _LONGEST_ANSWERS
+        if found.provider == provider and found.model.startswith(start)
+    )
+    return next(longest, None)
+
+
+# genai-prices does not have them. The first that fits counts: what has a longer name stands before what begins it.
+_LONGEST_ANSWERS = (
+    ("anthropic", "claude-3-5", 8_192),
+    ("anthropic", "claude-3-7", 64_000),
+    ("anthropic", "claude-3", 4_096),
+    ("anthropic", "claude-opus-4", 32_000),
+    ("anthropic", "claude-", 64_000),
+    ("openai", "gpt-3.5", 4_096),
+    ("openai", "gpt-4-", 4_096),
+    ("openai", "gpt-4o-2024-05-13", 4_096),
+    ("openai", "gpt-4o", 16_384),
+    ("openai", "gpt-4.1", 32_768),
+    ("openai", "gpt-5-chat", 16_384),
+    ("openai", "gpt-5", 128_000),
+    ("openai", "o1-mini", 65_536),
+    ("openai", "o1-preview", 32_768),
+    ("openai", "o1", 100_000),
+    ("openai", "o3", 100_000),
+    ("openai", "o4", 100_000),
+)
+
+
+def affordable_answer(name: str, *, tokens_in: int, money: Decimal, at: datetime) -> int | None:
+    """How long an answer of the model `name` can be, in tokens, for `money` (US dollars) after it has read `tokens_in`.
+
+    Below zero where reading alone costs more. None where the price is not known.
+    """
+    found = find(name, at)
+    read = None if found is None else cost(found.provider, found.model, Usage(tokens_in, 0), at=at)
+    if found is None or read is None:
+        return None
+    with_answer = cost(found.provider, found.model, Usage(tokens_in, 1_000), at=at)
+    if with_answer is None or with_answer <= read:
+        return None  # it says what it says for nothing
+    return math.floor((money - read) * 1_000 / (with_answer - read))
+
+
+def is_surely_over(tokens: int, context: int) -> bool:
+    """Whether what was estimated at `tokens` is more than `context` even where the estimate is far too high."""
+    return tokens * BYTES_A_TOKEN > context * LONG_TOKEN_BYTES
+
+
 def estimate_tokens(request: Request) -> int:
     """How many tokens go in, rather too many than too few. Cheap: no tokenizer."""
     size = len(request.messages) * TOKENS_A_MESSAGE + estimate_text(request.system)
@@ -128,7 +192,6 @@ def _info(provider: str, model: str, entry: "Entry", at: datetime) -> ModelInfo:
         entry.context_window,
         None if price is None else _base(price.input_mtok),
         None if price is None else _base(price.output_mtok),
-        bool(entry.deprecated),
     )
 
 

@@ -7,13 +7,13 @@ server that is away. At least once, always with the same `Message-ID`; nothing i
 import logging
 import smtplib
 from datetime import datetime, timedelta
-from email.utils import parseaddr
 
 from django.conf import settings
 from django.core.mail import EmailMessage, get_connection
 
 from accounts.models import User
 from accounts.services import PLACEHOLDER_DOMAIN
+from bloxserver.core.mail import message_id
 from llm.models import UserKey
 
 logger = logging.getLogger(__name__)
@@ -55,7 +55,6 @@ def _was_sent(mail: EmailMessage) -> bool:
 
 
 def _mail(key: UserKey) -> EmailMessage:
-    domain = parseaddr(settings.DEFAULT_FROM_EMAIL)[1].rpartition("@")[2] or "localhost"
     lines = [
         f"{key.provider} refused your API key that ends with {key.key_hint}:",
         "",
@@ -71,5 +70,5 @@ def _mail(key: UserKey) -> EmailMessage:
         subject=f"Your {key.provider} key was refused",
         body="\n".join(lines),
         to=[key.user.email],
-        headers={"Message-ID": f"<{key.pk.hex}@{domain}>", "Auto-Submitted": "auto-generated"},
+        headers={"Message-ID": message_id(key.pk.hex), "Auto-Submitted": "auto-generated"},
     )

@@ -24,7 +24,7 @@ from rest_framework.test import APIClient
 
 from accounts.models import Tier, User
 from accounts.services import create_access_token
-from billing.metering import MeteredCall, settle_llm
+from billing.metering import MeteredCall
 from bloxserver.api.long_lists import cursor_at
 from executions.bulk.models import BulkOperation
 from executions.models import Approval, Execution
@@ -33,6 +33,7 @@ from flows.memories import remember
 from flows.models import AgentMemory
 from flows.services import create_flow, set_budget, set_secret, set_variable, start_flow
 from llm.models import UserKey
+from tests.billing.metering import settle_llm
 from tests.executions.factories import NOON, make_execution, make_step
 from tests.llm.keys import KEY
 from triggers.models import Delivery, Moment

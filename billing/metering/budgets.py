@@ -90,8 +90,12 @@ def update_budget(*, budget: Budget, changes: Mapping[str, Any], now: datetime) 
 
 
 def delete_budget(*, budget: Budget) -> None:
-    """Calls that are under way go on, and count on it no more. Its periods are locked first, as whoever spends locks them."""
+    """Calls that are under way go on, and count on it no more.
+
+    Its row is locked before its periods, in the order of `update_budget`; the periods, as whoever spends locks them.
+    """
     with transaction.atomic():
+        list(Budget.objects.filter(pk=budget.pk).select_for_update(of=("self",)))
         list(BudgetPeriod.objects.filter(budget=budget).locked())
         budget.delete()
 

@@ -7,7 +7,6 @@ program shows a mail that was sent twice once. Nothing is sent inside a transact
 import logging
 import smtplib
 from datetime import datetime, timedelta
-from email.utils import parseaddr
 
 from django.conf import settings
 from django.core.mail import EmailMessage, get_connection
@@ -18,6 +17,7 @@ from django.utils import timezone
 from billing.models import BudgetNotice, BudgetPeriod
 from billing.models.budgets import Percent
 from bloxserver.core import json_text
+from bloxserver.core.mail import message_id
 
 logger = logging.getLogger(__name__)
 
@@ -66,14 +66,13 @@ def _give_up(locked: "QuerySet[BudgetNotice]", error: str) -> None:
 def _send(notice: BudgetNotice) -> str | None:
     """None when the mail server took it, else why not."""
     period = notice.period
-    domain = parseaddr(settings.DEFAULT_FROM_EMAIL)[1].rpartition("@")[2] or "localhost"
     subject, body = _stop_text(period) if notice.percent == Percent.STOP else _warning_text(period)
     message = EmailMessage(
         subject=" ".join(subject.split()),
         body=body,
         to=[period.budget.user.email],
         # RFC 3834, so that no holiday notice answers.
-        headers={"Message-ID": f"<{notice.pk.hex}@{domain}>", "Auto-Submitted": "auto-generated"},
+        headers={"Message-ID": message_id(notice.pk.hex), "Auto-Submitted": "auto-generated"},
     )
     try:
         get_connection(fail_silently=False, timeout=SMTP_SECONDS).send_messages([message])

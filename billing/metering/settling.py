@@ -18,11 +18,6 @@ ROW_OF = ("user", "day", "flow_id", "model", "provider", "own_key")
 ADDED = ("calls", "cached_calls", "unpriced_calls", "tokens_in", "tokens_out", "cost")
 
 
-def settle_llm(*, call: MeteredCall, now: datetime) -> list[Passed]:
-    """Count one: see `settle_all`."""
-    return settle_all(calls=[call], now=now)
-
-
 def settle_all(*, calls: Iterable[MeteredCall], now: datetime) -> list[Passed]:
     """Count what `calls` came to, in the caller's transaction: the one that puts their answers on record. The budgets of
     which 80 or 100 % are spent now; their owners are told by mail after the commit, by the clock.

@@ -39,13 +39,15 @@ class AgentConfig(AskingConfig):
         None,
         ge=1,
         le=100_000_000,
-        description="Tokens in and out, all turns together. Tools that are agents have their own.",
+        description="Tokens in and out, all turns together; each answer is bounded by what is left. Tools that are agents"
+        " have their own.",
     )
     max_cost: Decimal | None = Field(
         None,
         gt=0,
         le=100_000,
-        description="US dollars, all turns together. A model whose price is not known ends the agent (`cost_unknown`).",
+        description="US dollars, all turns together; each answer is bounded by what is left. A model whose price is not known"
+        " ends the agent (`cost_unknown`).",
     )
     approve: list[str] = Field([], description="The tools that wait for a person's yes before each call, for a week.")
     memory: Annotated[
@@ -53,8 +55,8 @@ class AgentConfig(AskingConfig):
         Discriminator(word_or_options),
     ] = Field(
         "execution",
-        description="`execution`: it begins anew each time; `flow`: it is given what was said and answered in earlier"
-        " executions, or `{kind: flow, key, max_turns}`. May stand on the listener.",
+        description="`execution`: it begins anew with each message that reaches it; `flow`: it is given what was said and"
+        " answered in earlier executions, or `{kind: flow, key, max_turns}`. May stand on the listener.",
     )
 
     @property

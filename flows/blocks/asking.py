@@ -1,16 +1,18 @@
 """What the blocks that ask a model share: their options, and what is made of an answer."""
 
-import json
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Annotated, Any, TypeAlias
 
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag
 
+from bloxserver.core import json_text
 from flows.blocks.base import JSON, BlockConfig, BlockError, Remark
 from flows.json_schemas import misfit, schema_problem
 from flows.organism.templates import as_text
-from llm.exchange import Answer, AssistantMessage, CacheMode, Message, UserMessage
+from llm.catalogue import context_of, estimate_tokens, is_surely_over
+from llm.exchange import Answer, AssistantMessage, CacheMode, Message, Request, UserMessage
 
 MAX_FALLBACKS = 10
 MAX_PROMPT = 1_000_000  # characters, once rendered; what a model takes is less, and its provider says so
@@ -18,7 +20,6 @@ NO_INPUT = "(no input)"  # providers refuse an empty message
 LISTENER_KEYS = frozenset({"model", "prompt", "fallback", "cache"})
 
 _MODEL_NAME = re.compile(r"(?:[A-Za-z][A-Za-z0-9_.-]*:)?[^\s:{}][^\s{}]*")
-_FENCED = re.compile(r"```(?:json)?\s*\n(.*)\n\s*```", re.DOTALL)
 
 
 def _model_name(name: str) -> str:
@@ -28,7 +29,14 @@ def _model_name(name: str) -> str:
 
 
 ModelName: TypeAlias = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_model_name)]
-Prompt: TypeAlias = Annotated[str, BeforeValidator(as_text), Field(max_length=MAX_PROMPT)]
+
+
+def said_text(value: Any) -> str:
+    """`value` as text that a model can be sent: a payload may hold half of a surrogate pair, which no UTF-8 carries."""
+    return json_text.clean(as_text(value))
+
+
+Prompt: TypeAlias = Annotated[str, BeforeValidator(said_text), Field(max_length=MAX_PROMPT)]
 
 
 class CacheConfig(BlockConfig):
@@ -94,7 +102,25 @@ def user_text(payload: JSON) -> str:
     """A payload as what the user says: a text as it is, {prompt} as its text, anything else as JSON."""
     if isinstance(payload, dict) and payload.keys() == {"prompt"} and isinstance(payload["prompt"], str):
         payload = payload["prompt"]
-    return as_text(payload) or NO_INPUT
+    return said_text(payload) or NO_INPUT
+
+
+def within_context(request: Request) -> Request:
+    """The request, without the models that surely cannot take it. Raises `BlockError` where that is all of them.
+
+    A provider would say the same, later, and its refusal ends the request though a `fallback` may have more room.
+    """
+    tokens = estimate_tokens(request)
+    contexts = {model: context_of(model) for model in (request.model, *request.fallback)}
+    roomy = [model for model, context in contexts.items() if context is None or not is_surely_over(tokens, context)]
+    if not roomy:
+        raise BlockError(
+            f"The request is too long for {request.model}: about {tokens:,} tokens, and it takes {contexts[request.model]:,}"
+            " in all. Shorten the prompt, or use a model with a larger context.",
+            code="context_too_long",
+            retryable=False,
+        )
+    return replace(request, model=roomy[0], fallback=tuple(roomy[1:]))
 
 
 class AnswerDoesNotFit(Exception):
@@ -105,12 +131,9 @@ def value_of(answer: Answer, schema: dict[str, Any] | None) -> JSON:
     """The answer's text, or with a schema the value that it is. Raises `AnswerDoesNotFit`."""
     if schema is None:
         return answer.text
-    text = answer.text.strip()
-    if fenced := _FENCED.fullmatch(text):
-        text = fenced[1]
     try:
-        value = json.loads(text, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
+        value = json_text.strict_loads(answer.text)
+    except ValueError as error:
         raise AnswerDoesNotFit(f"It is no JSON: {error}") from None
     if reason := misfit(value, schema):
         raise AnswerDoesNotFit(reason)
@@ -130,10 +153,6 @@ def fitting(schema: dict[str, Any] | None) -> Callable[[str], bool] | None:
         return True
 
     return fits
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON")
 
 
 def repair_turn(answer: Answer, problem: AnswerDoesNotFit) -> tuple[Message, Message]:

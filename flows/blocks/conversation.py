@@ -7,16 +7,27 @@ conversation, failed calls included, and asks and pays for none of it again.
 
 import json
 from collections import Counter
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from functools import partial
 from typing import TYPE_CHECKING
 
-from flows.blocks.asking import AnswerDoesNotFit, check_stop, fitting, given_up, repair_turn, user_text, value_of
+from flows.blocks.asking import (
+    AnswerDoesNotFit,
+    check_stop,
+    fitting,
+    given_up,
+    repair_turn,
+    said_text,
+    user_text,
+    value_of,
+    within_context,
+)
 from flows.blocks.base import JSON, BlockError, Context, PeerTool
 from flows.blocks.parallel import in_parallel
 from flows.json_schemas import misfit
-from flows.organism.templates import as_text
+from llm.catalogue import affordable_answer, estimate_tokens, longest_answer
 from llm.exchange import Answer, AssistantMessage, Message, Request, Tool, ToolCall, ToolResult, UserMessage
 
 if TYPE_CHECKING:
@@ -27,8 +38,8 @@ MAX_CALLS = 100  # of one turn
 WARNED_AT, ENDED_AT = 3, 5  # the same call, with the same arguments
 MAX_RESULT = 64 * 1024  # characters of a tool's result that the model is given
 MAX_ASKED = 5_000  # characters of the arguments that a person is shown
-# An answer is bounded by what is left of `max_tokens` once that is little: more than this, some models refuse as too much.
-LEAST_BOUND = 4_096
+LEAST_BOUND = 4_096  # tokens: every model lets its answer be bounded to less
+STEP = 1_024  # tokens by which longer bounds differ, so that they do not keep like requests apart in the cache
 APPROVAL_WAIT = timedelta(days=7)
 
 
@@ -74,30 +85,62 @@ class Conversation:
 
     async def _turn(self) -> Answer:
         self._turns += 1
-        request = self._request()
+        request, limit = self._request()
         answer = await self._ctx.ask_model(request, position=f"t{self._turns}")
         self._tokens += answer.usage.tokens_in + answer.usage.tokens_out
         self._add_cost(answer)
-        if answer.stop == "length" and request.max_tokens is not None:
-            raise self._token_limit()
+        if answer.stop == "length" and limit is not None:
+            raise limit
         check_stop(answer)
         return answer
 
-    def _request(self) -> Request:
+    def _request(self) -> tuple[Request, BlockError | None]:
+        """What is asked, and what it means when the answer is cut off: None where none of the limits does it."""
         config = self._config
-        left = LEAST_BOUND if config.max_tokens is None else config.max_tokens - self._tokens
-        return Request(
-            model=config.model,
-            messages=tuple(self._messages),
-            system=config.prompt,
-            tools=tuple(Tool(tool.name, tool.description, tool.input_schema) for tool in self._ctx.tools),
-            schema=config.schema_,
-            fits=fitting(config.schema_),
-            temperature=config.temperature,
-            max_tokens=left if left < LEAST_BOUND else None,
-            fallback=tuple(config.fallback),
-            **config.cache_options(),
+        request = within_context(
+            Request(
+                model=config.model,
+                messages=tuple(self._messages),
+                system=config.prompt,
+                tools=tuple(Tool(tool.name, tool.description, tool.input_schema) for tool in self._ctx.tools),
+                schema=config.schema_,
+                fits=fitting(config.schema_),
+                temperature=config.temperature,
+                fallback=tuple(config.fallback),
+                **config.cache_options(),
+            )
         )
+        bound, limit = self._bound(request)
+        return (replace(request, max_tokens=bound), limit) if bound is not None else (request, None)
+
+    def _bound(self, request: Request) -> tuple[int | None, BlockError | None]:
+        """How long the answer may be, so that it does not pass what is left; and which limit is met by a longer one.
+
+        Where it is not known how long an answer the model can be asked for, only a small rest is a bound.
+        """
+        left, limit = self._left(request)
+        longest = longest_answer(request.model)
+        if left is None or (longest or LEAST_BOUND) <= left:
+            return None, None
+        return (left if left < LEAST_BOUND else left - left % STEP), limit
+
+    def _left(self, request: Request) -> tuple[int | None, BlockError | None]:
+        """How many tokens the answer may have, by the limit that leaves the least. Raises `BlockError` for none at all."""
+        config, found = self._config, []
+        if config.max_tokens is not None:
+            found.append((max(1, config.max_tokens - self._tokens), self._token_limit()))
+        if config.max_cost is not None:
+            money, now = config.max_cost - self._cost, datetime.now(UTC)
+            tokens_in = estimate_tokens(request)
+            bought = [
+                affordable_answer(model, tokens_in=tokens_in, money=money, at=now)
+                for model in (request.model, *request.fallback)
+            ]
+            found += [(tokens, self._cost_limit()) for tokens in bought if tokens is not None]
+        left, limit = min(found, key=lambda each: each[0], default=(None, None))
+        if left is not None and left < 1:
+            raise limit or self._cost_limit()
+        return left, limit
 
     def _add_cost(self, answer: Answer) -> None:
         if answer.cost is not None:
@@ -122,14 +165,17 @@ class Conversation:
         if config.max_tokens is not None and self._tokens >= config.max_tokens:
             raise self._token_limit()
         if config.max_cost is not None and self._cost >= config.max_cost:
-            raise _limit(
-                "cost_limit",
-                f"The agent has cost ${self._cost:.4f} in {self._turns} turns; max_cost is ${config.max_cost:f}.",
-            )
+            raise self._cost_limit()
 
     def _token_limit(self) -> BlockError:
         used = f"The agent has used {self._tokens:,} tokens in {self._turns} turns"
         return _limit("token_limit", f"{used}; max_tokens is {self._config.max_tokens:,}.")
+
+    def _cost_limit(self) -> BlockError:
+        turns = f"The agent has cost ${self._cost:.4f} in {self._turns} turns"
+        return _limit(
+            "cost_limit", f"{turns}; max_cost is ${self._config.max_cost:f}, and leaves too little for another."
+        )
 
     # Tools. -------------------------------------------------------------------------------------------------------
 
@@ -177,8 +223,8 @@ class Conversation:
         try:
             value = await self._ctx.call(tool.name, payload, position=position, keep_failure=True)
         except BlockError as error:
-            return error.message, True
-        return _shortened("null" if value is None else as_text(value)), False
+            return said_text(error.message), True
+        return _shortened("null" if value is None else said_text(value)), False
 
     async def _refusal(self, call: ToolCall, position: str) -> str | None:
         """Why a person does not want the call to be made; None where one has said yes."""

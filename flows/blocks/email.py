@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import smtplib
 from collections.abc import Mapping
-from email.utils import formataddr, getaddresses, parseaddr
+from email.utils import formataddr, getaddresses
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field, model_validator
@@ -65,19 +65,18 @@ class Email(Block):
 
 def _message(config: EmailConfig, idempotency_key: str) -> "EmailMultiAlternatives":
     # Imported here, as below: an organism is read without Django's settings, and mail is only sent where they are.
-    from django.conf import settings
     from django.core.mail import EmailMultiAlternatives
+
+    from bloxserver.core.mail import message_id
 
     if any(character in config.subject for character in "\r\n"):
         raise _invalid("subject must be one line")
-    # The same id for every attempt of the step, so that a mail program shows a mail that was sent twice once.
     digest = hashlib.sha256(idempotency_key.encode()).hexdigest()[:32]
-    domain = parseaddr(settings.DEFAULT_FROM_EMAIL)[1].rpartition("@")[2] or "localhost"
     message = EmailMultiAlternatives(
         subject=config.subject,
         body=config.text if config.text is not None else config.html,
         to=recipients(config.to),
-        headers={"Message-ID": f"<{digest}@{domain}>"},
+        headers={"Message-ID": message_id(digest)},
     )
     if config.text is None:
         message.content_subtype = "html"

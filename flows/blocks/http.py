@@ -14,6 +14,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from pydantic import BaseModel, BeforeValidator, Field, model_validator
 
+from bloxserver.core import json_text
 from flows.blocks.base import JSON, Block, BlockConfig, BlockError, Context, Effects
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ RETRYABLE_STATUSES = frozenset({408, 425, 429, *range(500, 600)})
 REFUSED_STATUSES = frozenset({429, 503})  # the server says that it did not do it
 LONGEST_REQUEST = 21_600.0  # seconds; the listener's timeout ends it long before
 SHOWN_BODY = 500  # characters of an unexpected answer's body in the error
-MAX_JSON_DEPTH = 100
 
 Scalar: TypeAlias = str | bool | int | float
 Fields: TypeAlias = dict[str, Scalar | list[Scalar] | None]
@@ -227,8 +227,8 @@ def parse_body(content: bytes, content_type: str) -> JSON:
     kind = header.get_content_type()
     if kind == "application/json" or kind.endswith("+json"):
         try:
-            return _parse_json(content)
-        except (ValueError, RecursionError):
+            return json_text.strict_loads(content)
+        except ValueError:
             return _decode(content, "utf-8")
     charset = header.get_content_charset()
     if (
@@ -250,26 +250,6 @@ def _decode(content: bytes, charset: str) -> str:
         return content.decode(charset, errors="replace")
     except LookupError:
         return content.decode("utf-8", errors="replace")
-
-
-def _parse_json(content: bytes) -> JSON:
-    """Raises `ValueError` or `RecursionError`."""
-    value = json.loads(content, parse_constant=_refuse_constant)
-    _check_depth(value, MAX_JSON_DEPTH)
-    return value
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
-
-
-def _check_depth(value: JSON, left: int) -> None:
-    if left < 0:
-        raise ValueError("nested too deep")
-    children = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    for child in children:
-        if isinstance(child, (dict, list)):
-            _check_depth(child, left - 1)
 
 
 def _without(url: str, query: Fields) -> str:

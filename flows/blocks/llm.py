@@ -18,6 +18,7 @@ from flows.blocks.asking import (
     schema_remarks,
     user_text,
     value_of,
+    within_context,
 )
 from flows.blocks.base import JSON, Block, Context, Effects, Remark
 from llm.exchange import Message, Request, UserMessage
@@ -88,7 +89,7 @@ class Llm(Block):
 
 
 def _request(config: LlmConfig, *messages: Message) -> Request:
-    return Request(
+    request = Request(
         model=config.model,
         messages=messages,
         system=config.system,
@@ -99,3 +100,4 @@ def _request(config: LlmConfig, *messages: Message) -> Request:
         fallback=tuple(config.fallback),
         **config.cache_options(),
     )
+    return within_context(request)

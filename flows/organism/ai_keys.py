@@ -6,12 +6,16 @@ from typing import Any
 from flows.blocks.base import Block
 from flows.json_schemas import schema_problem
 from flows.organism.checks import Section
+from flows.organism.expressions import CompileError
 from flows.organism.nodes import Node, Path
+from flows.organism.templates import split
+from llm.catalogue import estimate_text
 
 OPTIONS = ("model", "prompt", "fallback", "cache", "memory")
 OF_MODELS = ("agent", *OPTIONS)
 OF_OTHER_FILES = ("model", "prompt")  # which xml-pipeline's files have anywhere
 MODEL_KEYS = ("model", "fallback")  # options that name models
+PROMPTS = ("prompt", "system")
 MAX_MODEL = 200
 MAX_PROMPT = 100_000
 
@@ -46,6 +50,19 @@ def texts_below(config: Node, keys: Iterable[str]) -> Iterator[tuple[Path, Node]
         if node is not None and isinstance(node.value, list):
             children = [((key, index), item) for index, item in enumerate(node.value)]
         yield from ((path, child) for path, child in children if isinstance(child.value, str))
+
+
+def static_tokens(config: Node) -> int:
+    """An estimate, rather too high, of what a model is told each time: the instructions without their placeholders."""
+    texts = [node.value for _, node in texts_below(config, PROMPTS)]
+    return sum(estimate_text(part) for text in texts for part in _plain_parts(text))
+
+
+def _plain_parts(text: str) -> list[str]:
+    try:
+        return [part for part, _, is_placeholder in split(text) if not is_placeholder]
+    except CompileError:  # reported already
+        return []
 
 
 def _refuse_twice(section: Section, key: str, config: Node) -> None:

@@ -7,7 +7,7 @@ from typing import Any, cast, get_args
 
 from flows.blocks.base import Block
 from flows.organism import compatibility
-from flows.organism.ai_keys import MODEL_KEYS, OF_MODELS, fold, read_input, texts_below
+from flows.organism.ai_keys import MODEL_KEYS, OF_MODELS, fold, read_input, static_tokens, texts_below
 from flows.organism.checks import Findings, Section, nearest
 from flows.organism.config_check import check_config
 from flows.organism.nodes import Node, Path, path_text
@@ -75,9 +75,11 @@ class Draft:
         """The models that it names; whether anybody serves them is not the language's to say."""
         if self.block is None or self.config_node is None or "model" not in self.block.listener_keys:
             return
+        tokens, needs_price = static_tokens(self.config_node), self.config_node.child("max_cost") is not None
         for path, node in texts_below(self.config_node, MODEL_KEYS):
             if "{{" not in node.value:
-                yield NamedModel(node.value, path_text(self.place(path)), node.mark.line, node.mark.column)
+                where = path_text(self.place(path)), node.mark.line, node.mark.column
+                yield NamedModel(node.value, *where, tokens, needs_price)
 
     def built(self) -> Listener:
         """The listener. Only of a draft without errors."""

@@ -101,6 +101,8 @@ class NamedModel:
     path: str
     line: int
     column: int
+    tokens: int = 0  # at most, of what it is told each time, whatever the placeholders give
+    needs_price: bool = False  # the listener bounds what it costs
 
     def problem(self, message: str) -> Problem:
         return Problem(self.path, self.line, self.column, message)

@@ -70,13 +70,13 @@ def validate(yaml_text: str, catalogue: Mapping[str, Block] | None = None) -> Va
     findings = Findings(document)
     drafts: list[Draft] = []
     organism = _read_organism(document, findings, catalogue, drafts) if document.root else None
-    errors, warnings = map(_bounded, findings.ordered())
+    errors, warnings = map(bounded, findings.ordered())
     entry = organism.entry if organism else drafts[0].name if drafts else None
     models = tuple(model for draft in drafts for model in draft.models())
     return Validation(errors, warnings, _graph(drafts, entry), organism if not errors else None, models)
 
 
-def _bounded(problems: list[Problem]) -> list[Problem]:
+def bounded(problems: list[Problem]) -> list[Problem]:
     """The first `MAX_REPORTED`, and one more that says how many are left out: a hostile text holds tens of thousands."""
     left_out = len(problems) - MAX_REPORTED
     if left_out <= 0:

@@ -1,5 +1,6 @@
 """Whether the models that a flow names are served: known to the database and to the catalogue, not to the language."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 from django.utils import timezone
@@ -8,20 +9,27 @@ from accounts.models import User
 from flows import organism
 from flows.organism import OrganismInvalid
 from flows.organism.spec import NamedModel, Organism, Problem, Validation
+from flows.organism.validate import bounded
 from llm import catalogue
 from llm.kinds import PROVIDERS
+from llm.models import UserKey
 from llm.services import unknown_model_reason
+
+MAX_MODELS = 50  # different ones, of a flow: each is looked for in all that is known
 
 
 def validate_for(*, user: User, organism_yaml: str) -> Validation:
-    """`organism.validate`, and what is wrong with its models for `user`: nobody serves one (an error), or a provider's
-    own list does not have it (a warning: new models appear daily)."""
+    """`organism.validate`, and what is wrong with its models for `user`.
+
+    Errors: nobody serves one, or the instructions alone are more than it takes. Warnings: a provider's own list does not
+    have it (new models appear daily), or its price is not known where the listener has a `max_cost`. One query.
+    """
     validation = organism.validate(organism_yaml)
     errors, warnings = _problems(validation, user)
     return replace(
         validation,
-        errors=sorted([*validation.errors, *errors], key=_place),
-        warnings=sorted([*validation.warnings, *warnings], key=_place),
+        errors=bounded(sorted([*validation.errors, *errors], key=_place)),
+        warnings=bounded(sorted([*validation.warnings, *warnings], key=_place)),
         organism=None if errors else validation.organism,
     )
 
@@ -35,22 +43,55 @@ def load_for(*, user: User, organism_yaml: str) -> Organism:
 
 
 def _problems(validation: Validation, user: User) -> tuple[list[Problem], list[Problem]]:
-    wrong = {(error.line, error.column) for error in validation.errors}
-    models = [model for model in validation.models if (model.line, model.column) not in wrong]
-    reasons = {name: unknown_model_reason(name, user) for name in {model.name for model in models}}
-    errors = [model.problem(reason) for model in models if (reason := reasons[model.name]) is not None]
-    served = [model for model in models if reasons[model.name] is None]
-    return errors, [warning for model in served if (warning := _warning(model)) is not None]
+    wrong = {error.path for error in validation.errors}
+    models = [model for model in validation.models if not _is_below(model.path, wrong)]
+    names = list(dict.fromkeys(model.name for model in models))
+    keys = list(UserKey.objects.for_user(user).order_by("provider")) if names else []
+    reasons = {name: unknown_model_reason(name, user, keys=keys) for name in names[:MAX_MODELS]}
+    told = [(model, reasons[model.name]) for model in models if model.name in reasons]
+    errors = [model.problem(reason) for model, reason in told if reason is not None]
+    errors += [error for model, reason in told if reason is None and (error := _too_long(model)) is not None]
+    if len(names) > MAX_MODELS:
+        more = next(model for model in models if model.name == names[MAX_MODELS])
+        errors.append(more.problem(f"The flow names {len(names)} different models; at most {MAX_MODELS} are allowed."))
+    return errors, [warning for model, reason in told if reason is None for warning in _warnings(model)]
 
 
-def _warning(model: NamedModel) -> Problem | None:
-    provider, name = catalogue.split(model.name)
-    if provider is None or catalogue.find(model.name, at=timezone.now()) is not None:
+def _is_below(path: str, wrong: set[str]) -> bool:
+    """Whether it, or what it stands in, has an error: of a list that is too long, no single item is looked at."""
+    while path and path not in wrong:
+        path = path[: max(path.rfind("["), path.rfind("."), 0)]
+    return bool(path)
+
+
+def _too_long(model: NamedModel) -> Problem | None:
+    context = catalogue.context_of(model.name)
+    if context is None or not catalogue.is_surely_over(model.tokens, context):
         return None
-    alike = catalogue.nearest(model.name)
-    hint = f' Did you mean "{alike}"?' if alike else ""
-    known = f'{PROVIDERS[provider].title} has no model "{name}" that is known here; its price is not known either.'
-    return model.problem(f"{known}{hint}")
+    return model.problem(
+        f"The instructions alone are too long for {model.name}, which takes {context:,} tokens in all. Shorten them, or "
+        "use a model with a larger context."
+    )
+
+
+def _warnings(model: NamedModel) -> Iterator[Problem]:
+    now = timezone.now()
+    provider, name = catalogue.split(model.name)
+    if provider is not None and catalogue.find(model.name, at=now) is None:
+        alike = catalogue.nearest(model.name)
+        hint = f' Did you mean "{alike}"?' if alike else ""
+        known = f'{PROVIDERS[provider].title} has no model "{name}" that is known here; its price is not known either.'
+        yield model.problem(f"{known}{hint}")
+    if model.needs_price and not catalogue.has_price(model.name, at=now):
+        yield model.problem(
+            f"max_cost cannot be kept with {model.name}, whose price is not known here: its first answer ends the agent"
+            " (cost_unknown). Bound the agent by max_tokens instead."
+        )
+    context = catalogue.context_of(model.name)
+    if context is not None and model.tokens > context and not catalogue.is_surely_over(model.tokens, context):
+        yield model.problem(
+            f"The instructions alone may be too long for {model.name}, which takes {context:,} tokens in all."
+        )
 
 
 def _place(problem: Problem) -> tuple[int, int]:

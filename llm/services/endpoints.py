@@ -71,22 +71,23 @@ _pool = _Pool()
 forget_pool = _pool.forget  # this process reads it at the next call: for who has changed it
 
 
-def endpoints_for(*, model: str, user: User) -> list[Endpoint]:
+def endpoints_for(*, model: str, user: User, keys: Sequence[UserKey] | None = None) -> list[Endpoint]:
     """Where `model` can be asked for `user`, in order: their own key, then what is on in the pool, by priority.
 
     `model` is `provider:model`, or a bare model: then of each provider whose members name it, or whose model it usually is.
-    One query, and one more every `POOL_SECONDS`. Empty where nobody serves it: `unknown_model_reason` says why.
+    One query, and one more every `POOL_SECONDS`; who asks for many models reads the user's `keys` before, once. Empty where
+    nobody serves it: `unknown_model_reason` says why.
     """
     members = _pool.members()
     wanted = _wanted(model, members)
     serving = [member for member in members if wanted.is_served_by(member)]
-    own = _own_endpoints(user, wanted, serving)
+    own = _own_endpoints(user, wanted, serving, keys)
     return own + [replace(member.endpoint, model=wanted.model) for member in serving if member.endpoint is not None]
 
 
-def unknown_model_reason(model: str, user: User) -> str | None:
-    """Why nobody serves `model` for `user`, and what to do; None where somebody does."""
-    if endpoints_for(model=model, user=user):
+def unknown_model_reason(model: str, user: User, *, keys: Sequence[UserKey] | None = None) -> str | None:
+    """Why nobody serves `model` for `user`, and what to do; None where somebody does. `keys`: as in `endpoints_for`."""
+    if endpoints_for(model=model, user=user, keys=keys):
         return None
     members = _pool.members()
     wanted = _wanted(model, members)
@@ -96,7 +97,9 @@ def unknown_model_reason(model: str, user: User) -> str | None:
         return _reason_of_unknown(model, members)
     if not wanted.model:
         return f'"{model}" names no model: write {wanted.provider}:MODEL.'
-    if key := UserKey.objects.for_user(user).filter(provider=wanted.provider, is_valid=False).first():
+    if keys is None:
+        keys = list(UserKey.objects.for_user(user).filter(provider=wanted.provider))
+    if key := next((key for key in keys if key.provider == wanted.provider and not key.is_valid), None):
         return (
             f"Your key for {key.provider} was refused ({key.error}), and no other serves {model}: "
             "store another one with POST /api/v1/api-keys."
@@ -170,13 +173,16 @@ def _wanted(model: str, members: Iterable[_Member]) -> _Wanted:
     return _Wanted(None, model)
 
 
-def _own_endpoints(user: User, wanted: _Wanted, serving: Sequence[_Member]) -> list[Endpoint]:
+def _own_endpoints(
+    user: User, wanted: _Wanted, serving: Sequence[_Member], keys: Sequence[UserKey] | None
+) -> list[Endpoint]:
     providers = {wanted.provider} if wanted.provider else {usual_provider(wanted.model), *(m.provider for m in serving)}
     if not wanted.model or not (providers := providers & set(own_key_providers())):
         return []
-    keys = UserKey.objects.for_user(user).valid().filter(provider__in=providers).order_by("provider")
+    if keys is None:
+        keys = list(UserKey.objects.for_user(user).valid().filter(provider__in=providers).order_by("provider"))
     found = []
-    for key in keys:
+    for key in [key for key in keys if key.is_valid and key.provider in providers]:
         try:
             plain = decrypt(key.encrypted_key)
         except InvalidToken:

@@ -11,10 +11,12 @@ import openai
 from pydantic import ValidationError
 from pydantic_ai import exceptions
 
+from bloxserver.core import json_text
 from bloxserver.core.guarded_transport import SafeHttpError
 from llm.errors import Failure, ProviderFailed
 from llm.exchange import Endpoint
 from llm.wire.http import AnswerTooLarge
+from llm.wire.keys import is_operators_address
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +63,7 @@ def failure_of(error: Exception, endpoint: Endpoint, timeout: float, silence: fl
             message = f"The request to {endpoint.provider}, or the key, holds a character that cannot be sent."
             return ProviderFailed(Failure.REQUEST_REFUSED, message)
         if isinstance(each, SafeHttpError):  # the endpoint's address is at fault, so another may do
-            return ProviderFailed(Failure.UNAVAILABLE, f"{endpoint.provider} could not be asked: {each}")
+            return _unreachable(endpoint, str(each))
         if isinstance(each, httpx2.ReadTimeout) and silence < timeout:
             return ProviderFailed(Failure.TIMEOUT, f"{endpoint.provider} said nothing for {silence:g} seconds.")
         if isinstance(each, AnswerTooLarge):
@@ -94,8 +96,19 @@ def _bad_answer(endpoint: Endpoint) -> ProviderFailed:
     )
 
 
+def _unreachable(endpoint: Endpoint, why: str) -> ProviderFailed:
+    """Tenants read the message: where an operator's endpoint is, and what the network says of it, is for the log."""
+    why = _clean(why, endpoint).rstrip(".")
+    logger.warning("endpoint=%s of %s gave no answer: %s", endpoint.id, endpoint.provider, json_text.one_line(why))
+    if is_operators_address(endpoint):
+        why = "the connection to it failed; the operator's log says why"
+    return ProviderFailed(Failure.UNAVAILABLE, f"{endpoint.provider} gave no answer: {why}.")
+
+
 def _reported(error: exceptions.ModelAPIError, endpoint: Endpoint, timeout: float) -> ProviderFailed:
     """A failure that the provider told of, or the network."""
+    if isinstance(error, exceptions.ModelConnectionError) and not isinstance(error, exceptions.ModelTimeoutError):
+        return _unreachable(endpoint, _said(error))
     said = _clean(_said(error), endpoint)
     failure = _kind(error, said.lower())
     status = error.status_code if isinstance(error, exceptions.ModelHTTPError) else None

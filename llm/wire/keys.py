@@ -1,9 +1,13 @@
 """Whether a provider takes a key: one cheap call, without the SDKs."""
 
+import logging
+
 from bloxserver.core.safe_http import GuardedClient, GuardedResponse, InvalidRequest, RequestTimeout, SafeHttpError
 from llm.errors import Failure, ProviderFailed
 from llm.exchange import Endpoint
 from llm.kinds import PROVIDERS
+
+logger = logging.getLogger(__name__)
 
 TIMEOUT = 10.0  # seconds
 MAX_BYTES = 2 * 1024 * 1024  # some list hundreds of models, at length
@@ -23,6 +27,11 @@ def base_url_of(endpoint: Endpoint) -> str:
     return url.removesuffix("/v1") if endpoint.kind == "anthropic" else url
 
 
+def is_operators_address(endpoint: Endpoint) -> bool:
+    """Whether tenants are not to be told where it is: all but a provider's own address for a user's own key."""
+    return not endpoint.own_key or bool(endpoint.base_url)
+
+
 async def check_key(endpoint: Endpoint) -> None:
     """Ask for the provider's models with the endpoint's key. Raises `ProviderFailed`: `KEY_REFUSED` where it is refused."""
     client = GuardedClient()
@@ -37,7 +46,10 @@ async def check_key(endpoint: Endpoint) -> None:
         message = f"{endpoint.provider} did not answer within {TIMEOUT:g} seconds."
         raise ProviderFailed(Failure.TIMEOUT, message) from None
     except SafeHttpError as error:
-        raise ProviderFailed(Failure.UNAVAILABLE, f"{endpoint.provider} could not be asked: {error}") from None
+        logger.warning("endpoint=%s could not be asked for its models: %s", endpoint.id, error)
+        # A user checks a key of their own, which may go to the operator's gateway; an operator, the pool's.
+        why = "it cannot be reached at the moment." if endpoint.own_key and endpoint.base_url else error
+        raise ProviderFailed(Failure.UNAVAILABLE, f"{endpoint.provider} could not be asked: {why}") from None
     finally:
         await client.aclose()
     _judge(endpoint, response)

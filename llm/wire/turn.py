@@ -29,6 +29,7 @@ from pydantic_ai.output import OutputObjectDefinition
 from pydantic_ai.settings import ModelSettings, merge_model_settings
 from pydantic_ai.tools import ToolDefinition
 
+from bloxserver.core import json_text
 from bloxserver.core.guarded_transport import CONNECT_TIMEOUT
 from llm import catalogue
 from llm.errors import Failure, ProviderFailed
@@ -175,7 +176,8 @@ def _response(message: AssistantMessage) -> ModelResponse:
 
 def _answer(endpoint: Endpoint, request: Request, response: ModelResponse, *, latency_ms: int) -> Answer:
     """Raises `ProviderFailed` where the response is none."""
-    text = "".join(part.content for part in response.parts if isinstance(part, TextPart))
+    # Half of a surrogate pair, which some models say, could not be sent back to them.
+    text = json_text.clean("".join(part.content for part in response.parts if isinstance(part, TextPart)))
     calls = tuple(_call(part) for part in response.parts if isinstance(part, ToolCallPart))
     if response.finish_reason in (None, "error"):
         message = f"{endpoint.provider} broke off in the middle of the answer of {endpoint.model}."
@@ -199,17 +201,17 @@ _STOPS: dict[str, Stop] = {"length": "length", "content_filter": "refused"}
 
 
 def _call(part: ToolCallPart) -> ToolCall:
-    said = part.args if isinstance(part.args, str) else json.dumps(part.args or {}, ensure_ascii=False)
     try:
-        arguments = json.loads(said or "{}", parse_constant=_no_number)
-    except (ValueError, RecursionError):
+        said = part.args if isinstance(part.args, str) else json.dumps(part.args or {}, ensure_ascii=False)
+    except RecursionError:
+        return ToolCall(part.tool_call_id, part.tool_name, "(nested too deep)")
+    try:
+        arguments = json_text.cleaned(json_text.strict_loads(said or "{}"))
+    except ValueError:
         arguments = None
-    return ToolCall(part.tool_call_id, part.tool_name, arguments if isinstance(arguments, dict) else said)
-
-
-def _no_number(name: str) -> None:
-    """NaN and infinities, which Python takes for JSON and nobody else does."""
-    raise ValueError(f"{name} is no JSON")
+    return ToolCall(
+        part.tool_call_id, part.tool_name, arguments if isinstance(arguments, dict) else json_text.clean(said)
+    )
 
 
 def _usage(request: Request, response: ModelResponse, text: str, calls: tuple[ToolCall, ...]) -> Usage:

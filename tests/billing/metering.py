@@ -6,7 +6,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from accounts.models import User
-from billing.metering import MeteredCall, Passed, Reservation, reserve_llm, settle_llm
+from billing.metering import MeteredCall, Passed, Reservation, reserve_llm, settle_all
 from billing.metering.budgets import create_budget
 from billing.models import Budget, BudgetPeriod
 
@@ -45,6 +45,10 @@ def call(user: User, call_id: UUID | None = None, *, cost: str | None = "1", **m
     }
     price = None if cost is None else Decimal(cost)
     return MeteredCall(call_id=call_id or uuid4(), user_id=user.pk, cost=price, **values)
+
+
+def settle_llm(*, call: MeteredCall, now: datetime) -> list[Passed]:
+    return settle_all(calls=[call], now=now)
 
 
 def spend(user: User, *, cost: str = "1", now: datetime = NOVEMBER, flow_id: UUID | None = None) -> list[Passed]:

@@ -13,11 +13,10 @@ from django.utils import timezone
 from rest_framework.test import APIClient
 
 from accounts.models import User
-from billing.metering import settle_llm
 from billing.models import Budget, BudgetPeriod
 from flows.models import Flow
 from flows.services import delete_flow, update_flow
-from tests.billing.metering import call, reserve, spend
+from tests.billing.metering import call, reserve, settle_llm, spend
 from tests.conftest import api_as
 
 pytestmark = pytest.mark.django_db

@@ -13,18 +13,19 @@ import pytest
 from django.core import mail
 from django.core.mail.backends import locmem
 from django.db import connection, transaction
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone as django_timezone
 from pytest_django import Settings
 
 from accounts.models import User
 from billing.errors import BudgetExceeded
-from billing.metering import Passed, lapse_expired, mails, release_llm, settle_all, settle_llm
+from billing.metering import Passed, lapse_expired, mails, release_llm, settle_all
 from billing.metering.budgets import delete_budget, update_budget
 from billing.metering.housekeeping import keep_budgets
 from billing.models import BudgetNotice, BudgetPeriod, BudgetReservation, LlmUsage
 from billing.tasks import keep_budgets as keep_budgets_task
 from bloxserver.core import pipeline
-from tests.billing.metering import DECEMBER, LEASE, NOVEMBER, budget, call, period, reserve, spend
+from tests.billing.metering import DECEMBER, LEASE, NOVEMBER, budget, call, period, reserve, settle_llm, spend
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.django_db
@@ -315,6 +316,23 @@ def test_a_budget_can_go_while_calls_are_under_way(alice: User) -> None:
     delete_budget(budget=of_all)
     settle_llm(call=call(alice, call_id), now=NOVEMBER)
     assert not BudgetReservation.objects.exists()
+
+
+@pytest.mark.parametrize(
+    "change", [delete_budget, lambda *, budget: update_budget(budget=budget, changes={}, now=NOVEMBER)]
+)
+def test_whoever_changes_a_budget_locks_it_before_its_months(alice: User, change: Callable[..., Any]) -> None:
+    """One order for all: of two who change it at once, one waits for the other, and neither for each other."""
+    of_all = budget(alice, cost="10")
+    with CaptureQueriesContext(connection) as queries:
+        change(budget=of_all)
+    locking = [query["sql"] for query in queries if query["sql"].startswith("SELECT")]
+    assert [('FROM "billing_budget"' in sql, 'FROM "billing_budgetperiod"' in sql) for sql in locking[:2]] == [
+        (True, False),
+        (False, True),
+    ]
+    if connection.features.has_select_for_update:
+        assert all("FOR" in sql for sql in locking[:2])
 
 
 # Telling the owner. ----------------------------------------------------------------------------------------------

@@ -14,12 +14,12 @@ from django.utils import timezone as django_timezone
 from rest_framework.test import APIClient
 
 from accounts.models import User
-from billing.metering import settle_all, settle_llm
+from billing.metering import settle_all
 from billing.metering.housekeeping import keep_budgets
 from billing.models import LlmUsage, SettledCall
 from billing.models.usage import NO_FLOW
 from flows.models import Flow
-from tests.billing.metering import NOVEMBER, call
+from tests.billing.metering import NOVEMBER, call, settle_llm
 
 pytestmark = pytest.mark.django_db
 

@@ -174,6 +174,40 @@ def test_the_tokens_of_all_turns_are_limited() -> None:
     assert [request.max_tokens for request in agents.ctx.requests] == [100, 40]
 
 
+@pytest.mark.parametrize(
+    ("model", "limits", "bounds"),
+    [
+        ("openai:gpt-5", {"max_tokens": 5_000}, [4_096, 4_096]),
+        ("openai:gpt-5", {"max_tokens": 500_000}, [None, None]),  # more than it can say
+        ("openai:gpt-4o", {"max_tokens": 20_000}, [None, None]),
+        ("acme:m", {"max_tokens": 5_000}, [None, None]),  # what it lets an answer be bounded to is not known
+        ("acme:m", {"max_tokens": 4_000}, [4_000, 3_980]),
+        ("openai:gpt-5", {"max_cost": "0.05"}, [4_096, 3_896]),  # 10 dollars a million
+        ("openai:gpt-5", {"max_cost": "0.05", "max_tokens": 900}, [900, 880]),
+        ("acme:m", {"max_cost": "0.05"}, [None, None]),
+    ],
+)
+def test_an_answer_is_bounded_by_what_the_limits_leave(
+    model: str, limits: dict[str, Any], bounds: list[int | None]
+) -> None:
+    agents = Agents(tools=(FIND,))
+    agents.run(calls(("find", {}), cost="0.011"), said("ok"), model=model, **limits)
+    told = [request.max_tokens for request in agents.ctx.requests]
+    assert [each is None for each in told] == [each is None for each in bounds]
+    assert all(abs(each - bound) <= 20 for each, bound in zip(told, bounds, strict=True) if each and bound)
+
+
+def test_a_turn_that_the_rest_of_the_money_cannot_pay_is_not_asked_for() -> None:
+    agents = Agents()
+    error = agents.failure(max_cost="0.000001", payload="word " * 1_000)
+    assert (error.code, error.retryable) == ("cost_limit", False)
+    assert agents.ctx.requests == []
+
+
+def test_an_answer_cut_by_what_the_money_leaves_is_the_limits_doing() -> None:
+    assert Agents().failure(said("Once", stop="length"), max_cost="0.01").code == "cost_limit"
+
+
 def test_an_answer_cut_by_what_is_left_of_the_tokens_is_the_limits_doing() -> None:
     assert Agents().failure(said("Once", stop="length"), max_tokens=100).code == "token_limit"
     assert Agents().failure(said("Once", stop="length")).code == "answer_cut"

@@ -54,14 +54,21 @@ def test_every_option_reaches_the_model() -> None:
 
 @pytest.mark.parametrize(
     ("payload", "text"),
-    [("Hi", "Hi"), ({"a": [1]}, '{"a":[1]}'), ({"prompt": "Why?"}, "Why?"), (None, "(no input)"), ("", "(no input)")],
+    [
+        ("Hi", "Hi"),
+        ({"a": [1]}, '{"a":[1]}'),
+        ({"prompt": "Why?"}, "Why?"),
+        (None, "(no input)"),
+        ("", "(no input)"),
+        ("\ud83d", "?"),
+    ],
 )
 def test_without_a_prompt_the_payload_is_the_question(payload: Any, text: str) -> None:
     _, ctx = ask({}, said("x"), payload=payload)
     assert ctx.requests[0].messages == (UserMessage(text),)
 
 
-@pytest.mark.parametrize("text", ['{"urgent": true}', '```json\n{"urgent": true}\n```', ' \n{"urgent":true}'])
+@pytest.mark.parametrize("text", ['{"urgent": true}', ' \n{"urgent":true}'])
 def test_a_schema_makes_the_answer_an_object(text: str) -> None:
     value, ctx = ask({"schema": SCHEMA}, said(text))
     assert value == {"urgent": True}
@@ -106,3 +113,25 @@ def test_what_is_on_record_is_not_asked_again() -> None:
 def test_a_model_call_may_be_repeated_and_has_time() -> None:
     assert Llm().effects({}) is Effects.REPEATABLE
     assert (Llm.default_attempts, Llm.default_timeout) == (3, 120.0)
+
+
+@pytest.mark.parametrize(
+    "text", ['{"urgent": true, "n": 1e999}', '{"urgent": true, "n": ' + "[" * 200 + "]" * 200 + "}"]
+)
+def test_an_answer_that_could_not_be_kept_is_sent_back(text: str) -> None:
+    value, ctx = ask({"schema": SCHEMA}, said(text), said('{"urgent": true}'))
+    assert value == {"urgent": True}
+    assert "It is no JSON" in str(ctx.requests[1].messages[-1])
+
+
+def test_a_prompt_that_no_model_takes_is_refused_before_anybody_is_asked() -> None:
+    error = failure({"model": "openai:gpt-4o", "fallback": ["gpt-4o-mini"], "prompt": "word " * 150_000})
+    assert (error.code, error.retryable) == ("context_too_long", False)
+    assert "openai:gpt-4o: about 250,0" in error.message and "128,000" in error.message
+
+
+def test_a_prompt_is_sent_to_a_fallback_that_has_room_for_it() -> None:
+    _, ctx = ask(
+        {"model": "openai:gpt-4o", "fallback": ["openai:gpt-4.1", "acme:m"], "prompt": "word " * 150_000}, said("x")
+    )
+    assert (ctx.requests[0].model, ctx.requests[0].fallback) == ("openai:gpt-4.1", ("acme:m",))

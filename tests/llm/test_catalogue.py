@@ -27,7 +27,7 @@ NOW = datetime(2026, 11, 1, tzinfo=UTC)
 def test_a_model_is_found_by_its_name(name: str, provider: str, context: int | None) -> None:
     found = catalogue.find(name, at=NOW)
 
-    assert found is not None and found.provider == provider and found.priced
+    assert found is not None and found.provider == provider and found.price_in and found.price_out
     assert found.context_tokens and (context is None or found.context_tokens == context)
 
 
@@ -126,3 +126,20 @@ def test_a_key_has_its_providers_form(provider: str, key: str, good: bool) -> No
 
     assert (error is None) is good
     assert error is None or key not in error
+
+
+@pytest.mark.parametrize(
+    ("name", "longest"),
+    [("openai:gpt-5-mini", 128_000), ("gpt-4o-mini", 16_384), ("openai:gpt-4-turbo", 4_096), ("acme:gpt-5", None)],
+)
+def test_how_long_an_answer_a_model_can_be_asked_for_is_known_of_some(name: str, longest: int | None) -> None:
+    assert catalogue.longest_answer(name) == longest
+
+
+def test_money_buys_an_answer_after_the_question_is_paid_for() -> None:
+    def affordable(money: str) -> int | None:
+        return catalogue.affordable_answer("openai:gpt-4o-mini", tokens_in=1_000_000, money=Decimal(money), at=NOW)
+
+    assert (affordable("0.75"), affordable("0.15")) == (1_000_000, 0)
+    assert (affordable("0.10") or 0) < 0
+    assert catalogue.affordable_answer("acme:m", tokens_in=1, money=Decimal(1), at=NOW) is None

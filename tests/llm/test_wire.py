@@ -58,6 +58,33 @@ def test_tool_calls_come_back_and_what_is_no_json_as_text(model_server: ModelSer
     assert "Searches" in str(sent) and "'q'" in str(sent)
 
 
+@pytest.mark.parametrize(
+    ("kind", "arguments"),
+    [
+        ("openai", '{"n": 1e999}'),
+        ("openai", '{"n": NaN}'),
+        ("openai", '{"n": ' + "[" * 500 + "]" * 500 + "}"),
+        ("anthropic", '{"n": 1e999}'),  # which its SDK has parsed before
+    ],
+)
+def test_arguments_that_could_not_be_kept_come_back_as_text(
+    model_server: ModelServer, kind: str, arguments: str
+) -> None:
+    model_server.script(calls([("search", arguments)]))
+
+    [made] = ask(at(model_server, kind), tools=(Tool("search", "Searches", {"type": "object"}),)).calls
+
+    assert isinstance(made.arguments, str)
+
+
+def test_half_of_a_surrogate_pair_is_replaced(model_server: ModelServer) -> None:
+    model_server.script(calls([("search", r'{"q": "\ud83d"}')], "So \ud83d"))
+
+    said = ask(at(model_server), tools=(Tool("search", "Searches", {"type": "object"}),))
+
+    assert (said.text, said.calls[0].arguments) == ("So ?", {"q": "?"})
+
+
 @EACH_KIND
 def test_a_whole_conversation_is_sent_with_results_and_errors_of_tools(model_server: ModelServer, kind: str) -> None:
     asked = AssistantMessage("Looking.", (ToolCall("c1", "search", {"q": "a"}), ToolCall("c2", "search", "not json")))

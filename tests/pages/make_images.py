@@ -5,6 +5,8 @@ It needs Chromium: on the PATH, or named in `CHROMIUM`.
 
 import sys
 
+from tests.llm.model_server import ModelServer
+from tests.pages.agent_sample import run_agent
 from tests.pages.browser import Window, chromium, window
 from tests.pages.sample import fill
 from tests.pages.server import REPOSITORY, running_server
@@ -31,6 +33,10 @@ def take_all(view: Window) -> None:
     view.open("/admin/executions/execution/?q=Order+lines&status__exact=error&trigger_type__exact=webhook")
     view.follow("#result_list tbody a")
     take(view, "admin-execution")
+    view.open("/admin/executions/execution/?q=Sales+note")
+    page = view.follow("#result_list tbody a")
+    page.locator("#blox-trace-heading").evaluate("heading => heading.scrollIntoView()")
+    take(view, "admin-agent")
     page = view.authorize()
     page.locator("#operations-tag-flows").evaluate("heading => heading.scrollIntoView()")
     take(view, "api-docs")
@@ -40,8 +46,9 @@ def main() -> None:
     if chromium() is None:
         sys.exit("There is no Chromium on the PATH; name one in CHROMIUM.")
     IMAGES.mkdir(parents=True, exist_ok=True)
-    with witness() as world, running_server(world.host) as server:
+    with witness() as world, ModelServer() as models, running_server(f"{world.host},{models.host}") as server:
         fill(server, world.url, repeat=3)
+        run_agent(server, models)
         with window(server) as view:
             take_all(view)
             if view.problems:
