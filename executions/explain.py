@@ -5,7 +5,8 @@
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from copy import copy
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
@@ -15,6 +16,7 @@ from bloxserver.core import json_text
 from executions.models import (
     SLEEP,
     START_FLOW,
+    TURNED_AWAY,
     Approval,
     Execution,
     ExecutionStatus,
@@ -79,12 +81,13 @@ class Version:
 class Wait:
     """`until` is when it went on, or is due to; null while nobody knows."""
 
-    cause: str  # queued, delay, retry, call_flow, approval, crash
+    cause: str  # queued, delay, retry, turned_away, call_flow, approval, crash
     listener: str | None
     since: datetime
     until: datetime | None
     seconds: float | None
     execution_id: UUID | None = None  # the called one
+    reason: str | None = None  # why it was turned away
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +164,7 @@ class Explanation:
 
 def read_record(execution: Execution) -> Record:
     """The rows, in a few queries whatever the length of the trace; of more than `STEPS_READ` steps the first."""
-    asked = execution.journal.filter(kind__in=[SLEEP, START_FLOW]).order_by("created_at")
+    asked = execution.journal.filter(kind__in=[SLEEP, START_FLOW, TURNED_AWAY]).order_by("created_at")
     journal = list(asked[:STEPS_READ])
     called = [json_text.loads(entry.value) for entry in journal if entry.kind == START_FLOW]
     steps = list(execution.steps.defer("input", "output", "parents", "notes").order_by("number")[: STEPS_READ + 1])
@@ -190,7 +193,10 @@ def _effects(version_id: UUID) -> dict[str, Effects]:
     return {name: listener.block.effects(listener.config.raw) for name, listener in listeners.items()}
 
 
-def explain(record: Record, *, now: datetime) -> Explanation:
+def explain(record: Record, *, now: datetime, texts: bool = True) -> Explanation:
+    """Without `texts`, of errors the codes alone: for who may not read what they say."""
+    if not texts:
+        record = _without_texts(record)
     execution = record.execution
     return Explanation(
         execution_id=execution.pk,
@@ -207,6 +213,16 @@ def explain(record: Record, *, now: datetime) -> Explanation:
         retry_from_failed=_from_failed(record),
         is_complete=record.is_complete,
     )
+
+
+def _without_texts(record: Record) -> Record:
+    execution = copy(record.execution)
+    execution.error_message = execution.error_code or None
+    steps = [copy(step) for step in record.steps]
+    for step in steps:
+        step.error = step.error_code or None
+        step.failures = [{**failure, "error": failure["code"]} for failure in step.failures]
+    return replace(record, execution=execution, steps=steps)
 
 
 def _state_text(record: Record, now: datetime) -> str:
@@ -283,26 +299,33 @@ def _waits(record: Record, now: datetime) -> Iterator[Wait]:
     yield _wait("queued", None, execution.started_at, execution.claimed_at or execution.completed_at)
     listeners = {step.key: step.listener for step in record.steps}
     for entry in record.journal:
+        value, listener = json_text.loads(entry.value), listeners.get(entry.step_key)
         if entry.kind == START_FLOW:
-            child = record.children.get(UUID(json_text.loads(entry.value)))  # None: it has been pruned
+            child = record.children.get(UUID(value))  # None: it has been pruned
             if child is not None:
-                listener = listeners.get(entry.step_key)
                 yield _wait("call_flow", listener, child.started_at, child.completed_at, child.pk)
             continue
-        due = datetime.fromisoformat(json_text.loads(entry.value))
-        cause = "retry" if entry.position.startswith("retry ") else "delay"
+        cause, reason = "retry" if entry.position.startswith("retry ") else "delay", None
+        if entry.kind == TURNED_AWAY:
+            cause, reason, value = TURNED_AWAY, f"{value['code']}: {value['reason']}", value["until"]
+        due = datetime.fromisoformat(value)
         until = min(due, end) if execution.state == State.ENDED else due
-        yield _wait(cause, listeners.get(entry.step_key), entry.created_at, until)
+        yield _wait(cause, listener, entry.created_at, until, reason=reason)
     for asked in record.approvals:
         over = asked.answered_at or execution.completed_at or asked.expires_at
         yield _wait(asked.kind, asked.listener, asked.asked_at, over)
 
 
 def _wait(
-    cause: str, listener: str | None, since: datetime, until: datetime | None, execution_id: UUID | None = None
+    cause: str,
+    listener: str | None,
+    since: datetime,
+    until: datetime | None,
+    execution_id: UUID | None = None,
+    reason: str | None = None,
 ) -> Wait:
     seconds = None if until is None else round(max(0.0, (until - since).total_seconds()), 3)
-    return Wait(cause, listener, since, until, seconds, execution_id)
+    return Wait(cause, listener, since, until, seconds, execution_id, reason)
 
 
 def _failures(step: Step) -> Iterator[Failure]:
@@ -344,7 +367,8 @@ def _crashes(record: Record, now: datetime) -> Crashes:
 
 def _cost(record: Record) -> Cost:
     execution, steps = record.execution, record.steps
-    calls = [step.model_call for step in steps if step.model_call and step.status == StepStatus.SUCCESS]
+    own = [step for step in steps if not _is_copy(execution, step)]
+    calls = [step.model_call for step in own if step.model_call and step.status == StepStatus.SUCCESS]
     costs = [Decimal(call["cost"]) for call in calls if call["cost"] is not None]
     return Cost(
         steps=len(steps),
@@ -353,12 +377,18 @@ def _cost(record: Record) -> Cost:
         seconds_allowed=execution.seconds_allowed,
         queued_ms=execution.queued_ms,
         duration_ms=execution.duration_ms,
-        tokens_in=sum(step.tokens_in for step in steps),
-        tokens_out=sum(step.tokens_out for step in steps),
+        tokens_in=sum(step.tokens_in for step in own),
+        tokens_out=sum(step.tokens_out for step in own),
         model_turns=len(calls),
         model_cost=sum(costs, Decimal(0)),
         unpriced_turns=len(calls) - len(costs),
     )
+
+
+def _is_copy(execution: Execution, step: Step) -> bool:
+    """Of what an execution that this one repeats had finished, and paid for."""
+    is_older = step.completed_at is not None and step.completed_at < execution.started_at
+    return execution.retry_of is not None and is_older
 
 
 def _from_start(record: Record) -> Retry:
