@@ -50,7 +50,6 @@ async def ask(
     timeout: float,
     on_text: OnText | None = None,
     on_key_refused: OnKeyRefused | None = None,
-    on_asked: Callable[[], None] | None = None,
     call: CallProvider = wire.call,
     shared: Shared | None = None,
     rng: random.Random = _random,
@@ -70,7 +69,7 @@ async def ask(
             retryable=False,
         )
     path = _Path(request, caller, shared or shared_of_process(), rng, time.monotonic() + timeout)
-    path.call, path.on_text, path.on_key_refused, path.on_asked = call, on_text, on_key_refused, on_asked
+    path.call, path.on_text, path.on_key_refused = call, on_text, on_key_refused
     try:
         return await path.answer([pool.ordered(group, rng) for group in endpoints])
     except ModelError as error:
@@ -86,7 +85,6 @@ class _Path:
     call: CallProvider
     on_text: OnText | None
     on_key_refused: OnKeyRefused | None
-    on_asked: Callable[[], None] | None
 
     def __init__(self, request: Request, caller: Caller, shared: Shared, rng: random.Random, deadline: float) -> None:
         self.request = request
@@ -245,9 +243,6 @@ class _Path:
             if timeout <= 0:
                 raise self._out_of_time()
             tokens, self._tokens = self._tokens, None  # if it is given up in the middle, nobody knows
-            if self.on_asked is not None:
-                self.on_asked()
-                self.on_asked = None
             on_text = self._hear if self.on_text is not None else None
             answer = await self.call(slot.endpoint, self.request, on_text=on_text, timeout=timeout)
             outcome = Outcome.ANSWERED

@@ -112,7 +112,6 @@ class Hop:
     model: str
     outcome: str
     ms: int
-    may_be_charged: bool = False  # it may have worked on an answer that never came
 
 
 @dataclass(frozen=True, slots=True)
