@@ -187,7 +187,17 @@ BLOX_ANONYMOUS_API_RATE = env.int("BLOX_ANONYMOUS_API_RATE", default=300)  # a m
 
 CORS_ALLOWED_ORIGINS = env.list("CORS_ALLOWED_ORIGINS", default=[])
 CORS_URLS_REGEX = r"^/(api|webhooks)/.*$"
-CORS_EXPOSE_HEADERS = ["X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset", "Retry-After"]
+CORS_EXPOSE_HEADERS = [
+    "X-RateLimit-Limit",
+    "X-RateLimit-Remaining",
+    "X-RateLimit-Reset",
+    "X-RateLimit-Limit-Requests",
+    "X-RateLimit-Remaining-Requests",
+    "X-RateLimit-Limit-Tokens",
+    "X-RateLimit-Remaining-Tokens",
+    "X-RateLimit-Reset-LLM",
+    "Retry-After",
+]
 
 # Celery: it carries bells between machines and supervises worker processes; the truth is in the database. --------
 REDIS_URL = env.str("REDIS_URL", default="")

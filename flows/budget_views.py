@@ -20,6 +20,7 @@ from bloxserver.api.schema import api_error
 from bloxserver.api.views import TenantViewSet
 from flows import budget_serializers as serializers
 from flows import services
+from llm.services import rate_headers
 
 
 class BudgetViewSet(TenantViewSet):
@@ -95,14 +96,15 @@ class LlmUsageView(GenericAPIView[Any]):
         ],
     )
     def get(self, request: Request) -> Response:
-        """What your calls of models came to, in all, by model, by flow and by day. At most 366 days at once."""
+        """What your calls of models came to, in all, by model, by flow and by day. At most 366 days at once. The headers
+        `X-RateLimit-*-Requests`, `-Tokens` and `-LLM` say where you stand within the minute."""
         days = _checked(serializers.UsageQuerySerializer, request.query_params, now=timezone.now())
         report = llm_usage(user=_user(request), **days)
         flow_ids = [row["flow_id"] for row in report.by_flow if row["flow_id"]]
         names = services.names_of_flows(owner=_user(request), flow_ids=flow_ids)
         for row in report.by_flow:
             row["flow_name"] = names.get(row["flow_id"])
-        return Response(self.get_serializer(report).data)
+        return Response(self.get_serializer(report).data, headers=rate_headers(_user(request)))
 
 
 def _user(request: Request) -> User:

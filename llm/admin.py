@@ -1,20 +1,25 @@
 """The operators' view of the pool and of users' keys. No page shows a key."""
 
 from collections.abc import Callable
+from typing import Any
 
 from django.contrib import admin, messages
-from django.db.models import QuerySet
+from django.contrib.admin.views.main import ChangeList
+from django.db.models import F, QuerySet, Sum, Window
+from django.db.models.functions import RowNumber
 from django.forms import ModelForm
 from django.http import HttpRequest
 from django.utils import timezone
 from django.utils.safestring import SafeString
 
-from bloxserver.core.admin import ButtonsAdmin, ReadOnlyAdmin, status_pill, tell, two_lines
+from bloxserver.core.admin import ButtonsAdmin, HistoryAdmin, ReadOnlyAdmin, status_pill, tell, two_lines
 from llm import services
 from llm.forms import KEY_FIELDS, ProviderForm
-from llm.models import Provider, UserKey
+from llm.models import CacheUse, Provider, UserKey
+from llm.services.path import Standing
 
 SHOWN_MODELS = 3  # in a row of the list
+BREAKER_TONES = {"closed": "good", "probing": "busy", "resting": "busy", "open": "bad"}
 
 
 @admin.register(Provider)
@@ -23,8 +28,10 @@ class ProviderAdmin(ButtonsAdmin):
     list_display = [
         "name_and_provider",
         "shown_state",
+        "shown_standing",
         "shown_models",
         "priority",
+        "weight",
         "concurrency",
         "has_key",
         "last_check",
@@ -32,16 +39,25 @@ class ProviderAdmin(ButtonsAdmin):
     list_filter = ["is_on", "provider", "kind"]
     search_fields = ["name", "provider", "base_url"]
     search_help_text = "Name, provider or base URL"
-    actions = ["switch_on", "switch_off", "check_now"]
-    readonly_fields = ["shown_state", "last_check", "error", "created_at"]
+    actions = ["switch_on", "switch_off", "check_now", "close_breaker"]
+    readonly_fields = ["shown_state", "shown_standing", "last_check", "error", "created_at"]
     fieldsets = [
         (None, {"fields": ["name", "provider", "kind", "base_url", "key"]}),
         ("What it serves", {"fields": ["model_names", ("priority", "weight", "concurrency"), "is_on"]}),
-        ("State", {"fields": [("shown_state", "last_check", "created_at"), "error"]}),
+        ("State", {"fields": [("shown_state", "shown_standing"), ("last_check", "created_at"), "error"]}),
     ]
 
     def buttons(self, provider: Provider) -> list[str]:
-        return ["switch_off" if provider.is_on else "switch_on", "check_now"]
+        return ["switch_off" if provider.is_on else "switch_on", "check_now", "close_breaker"]
+
+    def get_changelist_instance(self, request: HttpRequest) -> ChangeList:
+        changes = super().get_changelist_instance(request)
+        rows = list(changes.result_list)
+        known = services.standings(rows)
+        for row in rows:
+            row.standing = known.get(row.pk)
+        changes.result_list = rows
+        return changes
 
     def save_model(self, request: HttpRequest, obj: Provider, form: ModelForm, change: bool) -> None:
         """Write only what was edited: a switch or a check that came in between is not undone."""
@@ -58,6 +74,21 @@ class ProviderAdmin(ButtonsAdmin):
     @admin.display(description="state", ordering="is_on")
     def shown_state(self, provider: Provider) -> SafeString:
         return status_pill("on", "good") if provider.is_on else status_pill("off")
+
+    @admin.display(description="breaker, calls")
+    def shown_standing(self, provider: Provider) -> SafeString | str:
+        if not hasattr(provider, "standing"):
+            provider.standing = services.standings([provider]).get(provider.pk)
+        standing: Standing | None = provider.standing
+        if standing is None:
+            return "known with Redis only"
+        if provider.concurrency is None:
+            calls = "any number of calls"
+        else:
+            calls = (
+                f"{standing.under_way} of {provider.concurrency} slots, load {standing.load / provider.concurrency:.0%}"
+            )
+        return two_lines(status_pill(standing.breaker, BREAKER_TONES[standing.breaker]), calls)
 
     @admin.display(description="models")
     def shown_models(self, provider: Provider) -> str:
@@ -88,6 +119,10 @@ class ProviderAdmin(ButtonsAdmin):
     def check_now(self, request: HttpRequest, providers: QuerySet[Provider]) -> None:
         self._each(request, providers, _checked)
 
+    @admin.action(description="Close breaker", permissions=["change"])
+    def close_breaker(self, request: HttpRequest, providers: QuerySet[Provider]) -> None:
+        self._each(request, providers, _closed)
+
     def _each(
         self, request: HttpRequest, providers: QuerySet[Provider], act: Callable[[Provider], tuple[int, str]]
     ) -> None:
@@ -107,6 +142,11 @@ def _switched(provider: Provider, *, on: bool) -> tuple[int, str]:
 def _checked(provider: Provider) -> tuple[int, str]:
     error = services.check_provider(provider=provider, now=timezone.now())
     return (messages.ERROR, error) if error else (messages.SUCCESS, "Checked: it takes the key.")
+
+
+def _closed(provider: Provider) -> tuple[int, str]:
+    services.close_breaker(provider=provider)
+    return messages.SUCCESS, "Its breaker is being closed."
 
 
 @admin.register(UserKey)
@@ -152,4 +192,57 @@ class UserKeyAdmin(ReadOnlyAdmin, ButtonsAdmin):
                 self.log_change(request, key, "Marked as valid again.")
             else:
                 said.append((messages.ERROR, f"{key} of {key.user} is valid already."))
+        tell(request, said)
+
+
+@admin.register(CacheUse)
+class CacheUseAdmin(HistoryAdmin):
+    """How many of a user's calls on a day the cache has answered. One row of usage stands for all of its user and day."""
+
+    list_display = ["day", "user", "all_calls", "hits", "hit_rate"]
+    list_display_links = None
+    list_select_related = ["user"]
+    list_filter = ["day", "own_key", "provider"]
+    date_hierarchy = "day"
+    search_fields = ["user__email", "=user__id"]
+    search_help_text = "The user's e-mail or id"
+    ordering = ["-day", "user__email"]
+    fields = readonly_fields = ["day", "user"]
+    actions = ["forget_answers"]
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[CacheUse]:
+        same = [F("user"), F("day")]
+        return (
+            super()
+            .get_queryset(request)
+            .annotate(
+                place=Window(RowNumber(), partition_by=same, order_by="pk"),
+                calls_of_day=Window(Sum("calls"), partition_by=same),
+                hits_of_day=Window(Sum("cached_calls"), partition_by=same),
+            )
+            .filter(place=1)
+        )
+
+    def has_forget_permission(self, request: HttpRequest) -> bool:
+        return request.user.has_perm("llm.change_cacheuse")
+
+    @admin.display(description="calls")
+    def all_calls(self, row: Any) -> str:
+        return f"{row.calls_of_day:,}"
+
+    @admin.display(description="from the cache")
+    def hits(self, row: Any) -> str:
+        return f"{row.hits_of_day:,}"
+
+    @admin.display(description="hit rate")
+    def hit_rate(self, row: Any) -> str:
+        return f"{row.hits_of_day / row.calls_of_day:.0%}" if row.calls_of_day else "-"
+
+    @admin.action(description="Forget the users' answers", permissions=["forget"])
+    def forget_answers(self, request: HttpRequest, rows: QuerySet[CacheUse]) -> None:
+        said = []
+        for row in {row.user_id: row for row in rows.select_related("user")}.values():
+            services.forget_answers(user_id=row.user_id)
+            said.append((messages.SUCCESS, f"The answers kept for {row.user} are being forgotten."))
+            self.log_change(request, row, "Had the user's answers forgotten.")
         tell(request, said)

@@ -1,6 +1,7 @@
-"""Misconfigurations of providers that would otherwise show when the first user stores a key."""
+"""Misconfigurations that would otherwise show when the first user stores a key, or asks a model."""
 
 import re
+from math import inf
 from typing import Any
 
 from django.conf import settings
@@ -23,6 +24,20 @@ def base_urls_are_names_and_urls(app_configs: Any, **kwargs: Any) -> list[CheckM
         except ValidationError as error:
             messages.append(_error(f"{name}: {' '.join(error.messages)}"))
     return messages
+
+
+@register
+def load_is_shed_by_degrees(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
+    degraded, critical = settings.BLOX_LLM_DEGRADED_AT, settings.BLOX_LLM_CRITICAL_AT
+    if 0 < degraded <= critical < inf:  # not a number is neither
+        return []
+    return [
+        Error(
+            f"BLOX_LLM_DEGRADED_AT is {degraded:g} and BLOX_LLM_CRITICAL_AT {critical:g}.",
+            hint="Both are above 0, and the second is no less than the first, such as 1 and 2.",
+            id="llm.E002",
+        )
+    ]
 
 
 def _error(what: str) -> Error:

@@ -6,6 +6,8 @@ from decimal import Decimal
 from typing import Any, Literal, Self, TypeAlias
 from uuid import UUID
 
+from llm.kinds import Wire
+
 CacheMode: TypeAlias = Literal["exact", "semantic", "off"]
 Cached: TypeAlias = Literal["", "exact", "semantic"]
 Stop: TypeAlias = Literal["stop", "tools", "length", "refused"]
@@ -57,17 +59,6 @@ class ToolResult:
 Message: TypeAlias = UserMessage | AssistantMessage | ToolResult
 
 
-def message_from_json(value: dict[str, Any]) -> Message:
-    """The message that `dataclasses.asdict` made `value` of."""
-    match value["role"]:
-        case "user":
-            return UserMessage(value["text"])
-        case "assistant":
-            return AssistantMessage(value["text"], tuple(ToolCall(**call) for call in value["calls"]))
-        case _:
-            return ToolResult(value["call_id"], value["name"], value["content"], value["is_error"])
-
-
 @dataclass(frozen=True, slots=True)
 class Request:
     """One turn. `model` is `provider:model`, or a bare model that the pool resolves."""
@@ -82,6 +73,8 @@ class Request:
     fallback: tuple[str, ...] = ()  # models to ask, in this order, when no provider of `model` answers
     cache: CacheMode = "exact"
     cache_threshold: float = 0.92  # cosine of two prompts from which on `semantic` takes them for the same
+    # Whether an answer's text is what is wanted: one that is not must not be given again. None: any is.
+    fits: Callable[[str], bool] | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +105,7 @@ class Hop:
     model: str
     outcome: str
     ms: int
+    may_be_charged: bool = False  # it may have worked on an answer that never came
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +152,7 @@ class Endpoint:
 
     id: str  # the row's, or "own:" and the key's: what breakers, slots and the failover path go by
     provider: str  # "anthropic", "openai", "xai", "together", or the name of an operator's own
-    kind: Literal["anthropic", "openai", "openai-responses"]  # the wire format
+    kind: Wire
     model: str  # as the provider names it
     base_url: str  # "" is the SDK's own
     api_key: str = field(repr=False)

@@ -5,9 +5,9 @@ from typing import Any
 from django import forms
 from django.core.exceptions import ValidationError
 
-from llm.kinds import PROVIDERS, key_form_error
+from llm.kinds import ANY_KEY, PROVIDERS, key_form_error
 from llm.models import Provider, Wire
-from llm.services.keys import FORM, MAX_KEY, misdirected
+from llm.services.keys import MAX_KEY, misdirected
 
 CODE = {"class": "blox-code", "spellcheck": "false"}
 KEY_FIELDS = ["encrypted_key", "key_hint", "checked_at", "error"]  # what a new key, or another address, changes
@@ -66,7 +66,7 @@ class ProviderForm(forms.ModelForm):
 
     def clean_key(self) -> str:
         key: str = self.cleaned_data["key"]
-        if key and not FORM.fullmatch(key):
+        if key and not ANY_KEY.fullmatch(key):
             raise ValidationError("A key is made of letters, digits and signs, without spaces.")
         return key
 

@@ -9,6 +9,7 @@ from django.core.validators import MinValueValidator, RegexValidator
 from django.db import models
 from django.utils import timezone
 
+from billing.models import LlmUsage
 from bloxserver.core.crypto import encrypt
 from bloxserver.core.encrypted import EncryptedField
 from bloxserver.core.ids import new_id
@@ -173,3 +174,11 @@ class UserKey(KeyMixin):
 
     def __str__(self) -> str:
         return f"{self.provider} (...{self.key_hint})"
+
+
+class CacheUse(LlmUsage):
+    """A user's calls on one day, and what the cache answered of them: the rows of a page of the admin."""
+
+    class Meta:
+        proxy = True
+        verbose_name = verbose_name_plural = "model cache"

@@ -25,6 +25,7 @@ from bloxserver.core.guarded_transport import (
     SafeHttpError,
     check_url,
 )
+from bloxserver.core.loops import PerLoop
 
 __all__ = [
     "BlockedAddress",
@@ -291,21 +292,11 @@ def _origin(url: httpx2.URL) -> str:
     return f"{url.scheme}://{url.host}:{port}"
 
 
-_clients: dict[asyncio.AbstractEventLoop, GuardedClient] = {}
-
-
-def shared_client() -> GuardedClient:
-    """The client of the running event loop, made at its first use."""
-    loop = asyncio.get_running_loop()
-    if loop not in _clients:
-        for ended in [known for known in _clients if known.is_closed()]:
-            del _clients[ended]
-        _clients[loop] = GuardedClient()
-    return _clients[loop]
+_clients: PerLoop[GuardedClient] = PerLoop(GuardedClient)
+shared_client = _clients.get  # the client of the running event loop
 
 
 async def close_shared_client() -> None:
     """Close the running loop's client; whoever made the loop calls it before the loop ends."""
-    client = _clients.pop(asyncio.get_running_loop(), None)
-    if client is not None:
+    if (client := _clients.pop()) is not None:
         await client.aclose()

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, TypeAlias
 
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag
@@ -115,6 +115,21 @@ def value_of(answer: Answer, schema: dict[str, Any] | None) -> JSON:
     if reason := misfit(value, schema):
         raise AnswerDoesNotFit(reason)
     return value
+
+
+def fitting(schema: dict[str, Any] | None) -> Callable[[str], bool] | None:
+    """A request's `fits`: whether a text is an answer that `value_of` takes."""
+    if schema is None:
+        return None
+
+    def fits(text: str) -> bool:
+        try:
+            value_of(Answer(text), schema)
+        except AnswerDoesNotFit:
+            return False
+        return True
+
+    return fits
 
 
 def _refuse_constant(name: str) -> None:

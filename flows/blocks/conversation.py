@@ -12,7 +12,7 @@ from decimal import Decimal
 from functools import partial
 from typing import TYPE_CHECKING
 
-from flows.blocks.asking import AnswerDoesNotFit, check_stop, given_up, repair_turn, user_text, value_of
+from flows.blocks.asking import AnswerDoesNotFit, check_stop, fitting, given_up, repair_turn, user_text, value_of
 from flows.blocks.base import JSON, BlockError, Context, PeerTool
 from flows.blocks.parallel import in_parallel
 from flows.json_schemas import misfit
@@ -92,6 +92,7 @@ class Conversation:
             system=config.prompt,
             tools=tuple(Tool(tool.name, tool.description, tool.input_schema) for tool in self._ctx.tools),
             schema=config.schema_,
+            fits=fitting(config.schema_),
             temperature=config.temperature,
             max_tokens=left if left < LEAST_BOUND else None,
             fallback=tuple(config.fallback),

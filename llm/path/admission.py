@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from accounts.models import Tier
+from bloxserver.core.loops import or_undone
 from llm.errors import ModelError
 from llm.exchange import Endpoint
-from llm.path.shared import LEAVE, Call, Local, Script, Shared
+from llm.path.shared import LEAVE, Call, Local, Script, Shared, held_at
 
 RETRY_SECONDS = 5.0  # when to come back to a pool that is just full; it grows with the load
 MOST_RETRY_SECONDS = 60.0
@@ -56,20 +57,18 @@ async def admit(
     if None in bounds or capacity <= 0:
         return Admitted(shared, [], call_id)
     keys = sorted({f"load:{endpoint.id}" for endpoint in endpoints})
-    [depth] = await shared.run(_ENTER(keys, call_id, -1 if most is None else most * capacity))
+    leaving = LEAVE(keys, *[call_id] * len(keys))
+    entering = _ENTER(keys, call_id, -1 if most is None else most * capacity)
+    [depth] = await or_undone(shared.run(entering), lambda _: shared.run(leaving))
     if depth >= 0:
         raise _refusal(tier, depth / capacity)
     return Admitted(shared, keys, call_id)
 
 
-async def load(shared: Shared, endpoints: Sequence[Endpoint]) -> float:
-    """The load of a pool, for operators: 1 is all that it can do at once. 0 for one without a bound."""
-    bounds = [endpoint.concurrency for endpoint in endpoints]
-    capacity = sum(bound for bound in bounds if bound is not None)
-    if None in bounds or capacity <= 0:
-        return 0.0
-    [depth] = await shared.run(_ENTER(sorted({f"load:{endpoint.id}" for endpoint in endpoints}), "", 0))
-    return depth / capacity
+async def depths(shared: Shared, endpoint_ids: Sequence[str]) -> dict[str, int]:
+    """How many calls are under way at each endpoint or wait for its pool, for operators. 0 in a pool without a bound."""
+    counts = await held_at(shared, [f"load:{endpoint_id}" for endpoint_id in endpoint_ids])
+    return dict(zip(endpoint_ids, counts, strict=True))
 
 
 def _refusal(tier: str, load: float) -> ModelError:

@@ -79,6 +79,11 @@ async def states(shared: Shared, endpoint_ids: Sequence[str]) -> dict[str, State
     return {key: _STATES[state] for key, state in zip(endpoint_ids, results, strict=True)}
 
 
+def closing(endpoint_id: str) -> Call:
+    """The script that closes a breaker, and ends its endpoint's rest, for operators who know that it is well again."""
+    return _CLOSE([_key(endpoint_id)])
+
+
 def _key(endpoint_id: str) -> str:
     return f"breaker:{endpoint_id}"
 
@@ -206,6 +211,18 @@ elseif own_turn == turn then
 end
 """,
     _report_locally,
+)
+
+
+def _close_locally(local: Local, now: float, keys: Sequence[str], args: Sequence[Any]) -> None:
+    local.counts.set(keys[0], _Breaker(_breaker(local, now, keys[0]).turn), now, KEPT_SECONDS)
+
+
+# Its turn stays, so that calls that began before it opened are still news of the past.
+_CLOSE = Script(
+    "redis.call('HDEL', KEYS[1], 'failures', 'open', 'opens_again', 'successes', 'probe', 'probe_until', 'rest_until')",
+    _close_locally,
+    everywhere=True,
 )
 
 

@@ -2,13 +2,12 @@
 
 The tenant is in every key, so that nothing that one tenant asks or is answered can reach another. How long an answer is
 kept goes by temperature (`seconds_to_live`): at a high one, or at the provider's default, which is high, another answer
-is what was asked for. Cut and refused answers are not kept, nor those of a fallback model.
+is what was asked for. Cut and refused answers are not kept, nor such as do not fit, nor those of a fallback model.
 """
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from datetime import date
+from dataclasses import asdict, replace
 from decimal import Decimal
 from hashlib import sha256
 from typing import Any
@@ -20,7 +19,6 @@ from llm.path.shared import Call, Local, Script, Shared
 MOST_BYTES = 32 * 1024  # of one answer
 MOST_ENTRIES = 1_000  # of one tenant
 DAY, HOUR, FIVE_MINUTES = 86_400, 3_600, 300
-STATS_SECONDS = 35 * DAY
 FORMAT = "1"  # grows when a stored answer or what a key is made of changes its meaning
 
 
@@ -41,9 +39,13 @@ def seconds_to_live(request: Request) -> int:
     return FIVE_MINUTES if request.temperature < 0.7 else 0
 
 
-def is_kept(answer: Answer) -> bool:
-    """Whether an answer may be given again."""
-    return answer.stop in ("stop", "tools") and not answer.cached
+def is_kept(answer: Answer, request: Request) -> bool:
+    """Whether an answer may be given again: not what was cut, or is of no use to who asked."""
+    if answer.cached or answer.stop not in ("stop", "tools"):
+        return False
+    if any(isinstance(call.arguments, str) for call in answer.calls):
+        return False
+    return bool(answer.calls) or request.fits is None or request.fits(answer.text)
 
 
 def digest(request: Request, user_id: UUID) -> bytes:
@@ -116,35 +118,10 @@ def storing(user_id: UUID, digest: bytes, answer: Answer, seconds: int) -> Call 
     return _STORE([_entry(user_id, digest), index_of(user_id)], seconds, text, MOST_ENTRIES)
 
 
-def counting(user_id: UUID, outcome: str, day: date) -> Call:
-    """The script that counts a look-up that ended as "exact", "semantic" or "miss"."""
-    return _COUNT([f"cache-stats:{day}"], f"{user_id}/{outcome}")
-
-
 async def clear(shared: Shared, user_id: UUID) -> int:
     """Forget all that is kept for a user; how many keys that was. In memory, of this process alone."""
     [count] = await shared.run(_CLEAR([index_of(user_id)]))
     return int(count)
-
-
-@dataclass(slots=True)
-class Counts:
-    """How a user's look-ups ended. Requests that are not cached at all are not looked up."""
-
-    exact: int = 0
-    semantic: int = 0
-    miss: int = 0
-
-
-async def stats(shared: Shared, day: date) -> dict[UUID, Counts]:
-    """By user, of one day (UTC), kept for 35 days. In memory, of this process alone."""
-    [fields] = await shared.run(_STATS([f"cache-stats:{day}"]))
-    counts: dict[UUID, Counts] = {}
-    texts = [value.decode() if isinstance(value, bytes) else value for value in fields]
-    for field, count in zip(texts[::2], texts[1::2], strict=True):
-        user_id, outcome = field.split("/")
-        setattr(counts.setdefault(UUID(user_id), Counts()), outcome, int(count))
-    return counts
 
 
 def index_of(user_id: UUID) -> str:
@@ -217,22 +194,3 @@ return #keys
     _clear_locally,
     everywhere=True,
 )
-
-
-def _count_locally(local: Local, now: float, keys: Sequence[str], args: Sequence[Any]) -> None:
-    counts: dict[str, int] = local.counts.get(keys[0], now) or {}
-    counts[args[0]] = counts.get(args[0], 0) + 1
-    local.counts.set(keys[0], counts, now, STATS_SECONDS)
-
-
-_COUNT = Script(
-    f"redis.call('HINCRBY', KEYS[1], ARGV[2], 1) redis.call('EXPIRE', KEYS[1], {STATS_SECONDS})", _count_locally
-)
-
-
-def _stats_locally(local: Local, now: float, keys: Sequence[str], args: Sequence[Any]) -> list[str]:
-    counts: dict[str, int] = local.counts.get(keys[0], now) or {}
-    return [text for field, count in counts.items() for text in (field, str(count))]
-
-
-_STATS = Script("return redis.call('HGETALL', KEYS[1])", _stats_locally)

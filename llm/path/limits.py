@@ -2,14 +2,14 @@
 
 A sliding window of two counters: what was counted in the minute before weighs as much as of it still lies within the
 last sixty seconds. One script checks all three and counts, so that however many workers ask at once, none passes.
-Tokens are counted by an estimate before the call, and put right by `settle` after it. A call at once is a lease.
+Tokens are counted by an estimate before the call, and put right by `settling` after it. A call at once is a lease.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil, floor
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import UUID
 
 from billing.services import limits_of_tier
 from llm import catalogue
@@ -17,8 +17,8 @@ from llm.errors import ModelError
 from llm.exchange import Request
 from llm.path.shared import Call, Local, Script, Shared
 
-OWN_KEY_AT_ONCE = 20
-DEFAULT_ANSWER_TOKENS = 1_000  # what is reserved for an answer whose length the request does not bound
+OWN_KEY_AT_ONCE = 20  # calls of a user's, and of one key: it has no other limit of ours
+ANSWER_TOKENS = 1_000  # what is assumed of an answer whose length the request does not bound
 AT_ONCE_RETRY_SECONDS = 3.0  # nobody knows when a call under way will end
 
 
@@ -45,7 +45,7 @@ def allowance_of(tier: str) -> Allowance:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """Where a user stands within the minute: what `X-RateLimit-*` tells. Seconds until a whole allowance is there again."""
+    """Where a user stands within the minute. Seconds until a whole allowance is there again."""
 
     allowance: Allowance
     requests_left: int
@@ -54,72 +54,79 @@ class Standing:
 
     @property
     def headers(self) -> dict[str, str]:
-        """Empty where nothing a minute is limited."""
+        """`X-RateLimit-*`, beside those of the API's own limit. Empty where nothing a minute is limited."""
         if self.allowance.requests is None or self.allowance.tokens is None:
             return {}
         return {
-            "X-RateLimit-Limit": str(self.allowance.requests),
-            "X-RateLimit-Remaining": str(self.requests_left),
-            "X-RateLimit-Reset": str(ceil(self.reset_seconds)),
+            "X-RateLimit-Limit-Requests": str(self.allowance.requests),
+            "X-RateLimit-Remaining-Requests": str(self.requests_left),
             "X-RateLimit-Limit-Tokens": str(self.allowance.tokens),
             "X-RateLimit-Remaining-Tokens": str(self.tokens_left),
+            "X-RateLimit-Reset-LLM": str(ceil(self.reset_seconds)),
         }
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
-    """A call that was let through, until `settle`."""
+class Wanted:
+    """One call of a user's, with so many `tokens` by an estimate. More than the allowance has at all wait for a minute in
+    which nothing was used."""
 
     id: str
     user_id: UUID
+    allowance: Allowance
+    tokens: int
+
+    @property
+    def reserved(self) -> int:
+        return self.tokens if self.allowance.tokens is None else min(self.tokens, self.allowance.tokens)
+
+    @property
+    def keys(self) -> list[str]:
+        return _keys(self.user_id, self.allowance)
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A call that was let through, until `settling`."""
+
+    wanted: Wanted
     minute: int  # in which its tokens are counted
-    tokens: int  # reserved
     standing: Standing
 
 
 def estimate(request: Request) -> int:
     """The tokens, in and out, that a request will take: what is reserved for it."""
-    return catalogue.estimate_tokens(request) + (request.max_tokens or DEFAULT_ANSWER_TOKENS)
+    return catalogue.estimate_tokens(request) + (request.max_tokens or ANSWER_TOKENS)
 
 
-def taking(*, user_id: UUID, allowance: Allowance, call_id: str, tokens: int) -> Call:
-    """The script of `take`, for whoever has others to run in the same round trip; `taken` reads its result."""
-    amount = tokens if allowance.tokens is None else min(tokens, allowance.tokens)
+def taking(wanted: Wanted) -> Call:
+    """The script that counts a call against its user's allowance; `taken` reads its result."""
+    allowance = wanted.allowance
     bounds = [-1 if bound is None else bound for bound in (allowance.requests, allowance.tokens)]
-    return _TAKE(_keys(user_id, allowance), call_id, *bounds, allowance.at_once, amount)
+    return _TAKE(wanted.keys, wanted.id, *bounds, allowance.at_once, wanted.reserved)
 
 
-def taken(
-    shared: Shared, result: Sequence[Any], *, user_id: UUID, allowance: Allowance, call_id: str, tokens: int
-) -> Taken:
-    """What `taking` gave. Raises `ModelError` `llm_rate_limited`, which says which limit and when to come back."""
+def taken(shared: Shared, wanted: Wanted, result: Sequence[Any]) -> Taken:
+    """What `taking` gave; `settling` must follow. Raises `ModelError` `llm_rate_limited`: which limit, when to come back."""
     verdict, wait_ms, requests_left, tokens_left, reset_ms, minute = result
     if verdict:
-        raise _refusal(verdict, wait_ms / 1000, allowance, tokens)
-    shared.keep(_keys(user_id, allowance)[1], call_id)
-    standing = Standing(allowance, requests_left, tokens_left, reset_ms / 1000)
-    amount = tokens if allowance.tokens is None else min(tokens, allowance.tokens)
-    return Taken(call_id, user_id, minute, amount, standing)
+        raise _refusal(verdict, wait_ms / 1000, wanted)
+    shared.keep(wanted.keys[1], wanted.id)
+    return Taken(wanted, minute, Standing(wanted.allowance, requests_left, tokens_left, reset_ms / 1000))
 
 
-async def take(shared: Shared, *, user_id: UUID, allowance: Allowance, tokens: int) -> Taken:
-    """Count one call with `tokens` (an estimate) against the user's allowance; `settle` must follow.
-
-    Raises `ModelError` `llm_rate_limited`. More tokens than the allowance has at all wait for a minute in which
-    nothing was used.
-    """
-    call_id = uuid4().hex
-    call = taking(user_id=user_id, allowance=allowance, call_id=call_id, tokens=tokens)
-    [result] = await shared.run(call)
-    return taken(shared, result, user_id=user_id, allowance=allowance, call_id=call_id, tokens=tokens)
+def untaking(wanted: Wanted, result: Sequence[Any]) -> list[Call]:
+    """The scripts that give back what `taking` gave to a call that was given up meanwhile."""
+    verdict, *_, minute = result
+    return [] if verdict else [_SETTLE(wanted.keys, wanted.id, minute, -wanted.reserved)]
 
 
 def settling(shared: Shared, taken: Taken, *, tokens: int | None) -> Call:
     """The script that ends a call: it used so many `tokens`; None where nobody knows, and the estimate stands."""
-    keys = _keys(taken.user_id, taken.standing.allowance)
-    shared.let_go(keys[1], taken.id)
-    counted = taken.standing.allowance.tokens is not None and tokens is not None
-    return _SETTLE(keys, taken.id, taken.minute, (tokens or 0) - taken.tokens if counted else 0)
+    wanted = taken.wanted
+    shared.let_go(wanted.keys[1], wanted.id)
+    counted = wanted.allowance.tokens is not None and tokens is not None
+    return _SETTLE(wanted.keys, wanted.id, taken.minute, (tokens or 0) - wanted.reserved if counted else 0)
 
 
 async def standing_of(shared: Shared, *, user_id: UUID, tier: str) -> Standing:
@@ -135,13 +142,14 @@ def _keys(user_id: UUID, allowance: Allowance) -> list[str]:
     return [f"minute:{user_id}", f"calls:{user_id}"]
 
 
-def _refusal(verdict: int, wait: float, allowance: Allowance, tokens: int) -> ModelError:
+def _refusal(verdict: int, wait: float, wanted: Wanted) -> ModelError:
+    allowance = wanted.allowance
     if verdict == _AT_ONCE:
         what, wait = f"{allowance.at_once} model calls at once are under way", AT_ONCE_RETRY_SECONDS
     elif verdict == _REQUESTS:
         what = f"{allowance.requests:,} model calls a minute are used up"
     else:
-        what = f"{allowance.tokens:,} tokens a minute do not leave the {tokens:,} that this call may take"
+        what = f"{allowance.tokens:,} tokens a minute do not leave the {wanted.tokens:,} that this call may take"
     advice = "" if allowance is OWN_KEY else " A higher tier, or a key of your own, lifts the limit."
     return ModelError(
         f"The {allowance.name}'s {what}. Try again in {max(1, ceil(wait))} s.{advice}",

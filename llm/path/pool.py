@@ -14,10 +14,11 @@ from typing import Any
 from uuid import uuid4
 from weakref import WeakValueDictionary
 
+from bloxserver.core.loops import PerLoop, in_background, or_undone
 from llm.exchange import Endpoint
 from llm.path import breakers
 from llm.path.breakers import Outcome, Permit
-from llm.path.shared import LEAVE, Call, Local, PerLoop, Script, Shared
+from llm.path.shared import LEAVE, Call, Local, Script, Shared, held_at
 
 WAIT_SECONDS = 10.0  # the longest that a call waits in line
 POLL_SECONDS = 0.05  # how often the first in line looks for slots that other processes gave back
@@ -88,16 +89,18 @@ async def _wait_in_line(
     shared: Shared, endpoints: Sequence[Endpoint], passed: list[Passed], wait: float
 ) -> tuple[Slot | None, list[Passed]]:
     call_id, slot = uuid4().hex, None
-    with suppress(TimeoutError):
-        async with asyncio.timeout(wait), _line_of(endpoints):
-            while slot is None:
-                slot, passed = await _try_all(shared, endpoints, call_id, waits=True)
-                if slot is None and not _full(passed):
-                    break
-                if slot is None:
-                    await _until_freed()
-    if slot is None or len(endpoints) > 1:
-        await _leave_line(shared, endpoints, call_id)
+    try:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(wait), _line_of(endpoints):
+                while slot is None:
+                    slot, passed = await _try_all(shared, endpoints, call_id, waits=True)
+                    if slot is None and not _full(passed):
+                        break
+                    if slot is None:
+                        await _until_freed()
+    finally:
+        if slot is None or len(endpoints) > 1:
+            in_background(_leave_line(shared, endpoints, call_id))
     return slot, passed
 
 
@@ -106,7 +109,7 @@ async def _try_all(
 ) -> tuple[Slot | None, list[Passed]]:
     passed: list[Passed] = []
     for endpoint in endpoints:
-        result = await _try_whole(shared, endpoint, call_id, waits=waits)
+        result = await or_undone(_try(shared, endpoint, call_id, waits=waits), _give_back)
         if isinstance(result, Slot):
             if endpoint.concurrency is not None:
                 shared.keep(_slots(endpoint), call_id)
@@ -115,15 +118,10 @@ async def _try_all(
     return None, passed
 
 
-async def _try_whole(shared: Shared, endpoint: Endpoint, call_id: str, *, waits: bool) -> Slot | Passed:
+async def _give_back(tried: Slot | Passed) -> None:
     """A call that is given up in the middle must not keep a slot that nobody uses."""
-    trying = asyncio.ensure_future(_try(shared, endpoint, call_id, waits=waits))
-    try:
-        return await asyncio.shield(trying)
-    except asyncio.CancelledError:
-        if isinstance(slot := await trying, Slot):
-            await slot.give_back(Outcome.UNKNOWN)
-        raise
+    if isinstance(tried, Slot):
+        await tried.give_back(Outcome.UNKNOWN)
 
 
 async def _try(shared: Shared, endpoint: Endpoint, call_id: str, *, waits: bool) -> Slot | Passed:
@@ -142,6 +140,12 @@ async def _try(shared: Shared, endpoint: Endpoint, call_id: str, *, waits: bool)
     elif permit.state == "probing":
         await shared.run(breakers.reporting(permit, Outcome.UNKNOWN))
     return Passed(endpoint, "full" if permit.granted else permit.state, permit.wait)
+
+
+async def slots_taken(shared: Shared, endpoint_ids: Sequence[str]) -> dict[str, int]:
+    """How many calls are under way at each endpoint that has a bound, for operators."""
+    counts = await held_at(shared, [f"slots:{endpoint_id}" for endpoint_id in endpoint_ids])
+    return dict(zip(endpoint_ids, counts, strict=True))
 
 
 def _full(passed: Sequence[Passed]) -> bool:

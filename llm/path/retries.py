@@ -20,6 +20,7 @@ _NAMES: dict[str, str] = {
     Failure.BAD_ANSWER: "gave no valid answer",
     Failure.KEY_REFUSED: "refused the key",
     Failure.MODEL_UNKNOWN: "does not know the model",
+    Failure.CONTEXT_TOO_LONG: "has no room for the request",
 }
 
 
@@ -36,7 +37,7 @@ class Refusal:
     @property
     def passes(self) -> bool:
         """Whether asking again after a while can help."""
-        return self.why not in (Failure.KEY_REFUSED, Failure.MODEL_UNKNOWN)
+        return self.why not in (Failure.KEY_REFUSED, Failure.MODEL_UNKNOWN, Failure.CONTEXT_TOO_LONG)
 
     def __str__(self) -> str:
         known = {**_NAMES, "open": "has failed and is being left alone", "resting": _NAMES[Failure.RATE_LIMITED]}

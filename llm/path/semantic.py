@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+from bloxserver.core import json_text
 from llm.exchange import Request, UserMessage
 from llm.path import cache
 from llm.path.shared import Call, Local, Script
@@ -55,7 +56,7 @@ def question(request: Request) -> str | None:
     last = request.messages[-1] if request.messages else None
     if request.cache != "semantic" or not isinstance(last, UserMessage):
         return None
-    text = last.text.strip()
+    text = json_text.clean(last.text).strip()  # the tokenizer takes no lone surrogates
     return text if 0 < len(text) <= MOST_CHARACTERS else None
 
 

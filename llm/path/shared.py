@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import Any, TypeAlias
 
 from django.conf import settings
 from redis.asyncio import BlockingConnectionPool, Redis
@@ -26,8 +26,9 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
+from bloxserver.core.loops import PerLoop, background_done
+
 logger = logging.getLogger(__name__)
-T = TypeVar("T")
 
 PREFIX = "blox:llm:"
 REDIS_SECONDS = 0.5  # to connect and to answer
@@ -139,26 +140,6 @@ class Call:
     args: tuple[Any, ...]
 
 
-class PerLoop(Generic[T]):
-    """One T for each event loop, made at its first use: connections and events are bound to the loop they were made in."""
-
-    def __init__(self, make: Callable[[], T]) -> None:
-        self._make = make
-        self._made: dict[asyncio.AbstractEventLoop, T] = {}
-
-    def get(self) -> T:
-        """The running loop's."""
-        loop = asyncio.get_running_loop()
-        if loop not in self._made:
-            for ended in [known for known in self._made if known.is_closed()]:
-                del self._made[ended]
-            self._made[loop] = self._make()
-        return self._made[loop]
-
-    def pop(self) -> T | None:
-        return self._made.pop(asyncio.get_running_loop(), None)
-
-
 class Shared:
     """Where scripts run. `redis_url` "" is memory alone; `clock` (seconds) is for tests, which say what time it is."""
 
@@ -171,9 +152,14 @@ class Shared:
         self._clients: PerLoop[Redis] = PerLoop(self._connect)
         self._keepers: PerLoop[_Keeper] = PerLoop(lambda: _Keeper(self))
 
+    @property
+    def is_common(self) -> bool:
+        """Whether all processes see the same at the moment. What has just been read may be of memory where this is False."""
+        return bool(self._redis_url) and time.monotonic() >= self._paused_until
+
     async def run(self, *calls: Call) -> list[Any]:
         """The calls' results, in order, for one round trip. Each is atomic, all together are not. Never raises for Redis."""
-        if self._redis_url and time.monotonic() >= self._paused_until:
+        if self.is_common:
             try:
                 results = await self._run_on_redis(calls)
             except (RedisError, OSError, TimeoutError) as error:
@@ -192,7 +178,8 @@ class Shared:
         self._keepers.get().let_go(PREFIX + key, member)
 
     async def close(self) -> None:
-        """Close the running loop's connections; whoever made the loop calls it before the loop ends."""
+        """Close the running loop's connections, when all is given back; whoever made the loop calls it before it ends."""
+        await background_done()
         if (keeper := self._keepers.pop()) is not None:
             keeper.stop()
         if (client := self._clients.pop()) is not None:
@@ -289,6 +276,17 @@ LEAVE = Script(
     _leave_locally,
     everywhere=True,
 )
+# How many leases there are at each key.
+_COUNT = Script(
+    "local found = {} for i, key in ipairs(KEYS) do found[i] = held(key) end return found",
+    lambda local, now, keys, args: [local.held(key, now) for key in keys],
+)
+
+
+async def held_at(shared: "Shared", keys: Sequence[str]) -> list[int]:
+    """How many hold a place at each of `keys`, for operators."""
+    [counts] = await shared.run(_COUNT(keys))
+    return [int(count) for count in counts]
 
 
 @lru_cache(maxsize=4)

@@ -18,11 +18,11 @@ from llm.exchange import Endpoint
 from llm.kinds import PROVIDERS
 from llm.kinds import Wire as Kind
 from llm.models import Provider, UserKey
+from llm.path.limits import OWN_KEY_AT_ONCE
 
 logger = logging.getLogger(__name__)
 
 POOL_SECONDS = 3.0  # for which a process knows the pool before it looks again
-OWN_KEY_CONCURRENCY = 20  # calls at once with a user's own key: it has no other limit of ours
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +122,7 @@ def own_endpoint(*, provider: str, key: str, key_id: str, model: str = "") -> En
         model=model,
         base_url=settings.BLOX_LLM_BASE_URLS.get(provider, ""),
         api_key=key,
-        concurrency=OWN_KEY_CONCURRENCY,
+        concurrency=OWN_KEY_AT_ONCE,
         own_key=True,
     )
 

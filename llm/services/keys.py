@@ -1,9 +1,11 @@
 """Users' own keys. A key is never changed but replaced: another key is another row, see `UserKey`."""
 
 import asyncio
-import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from math import ceil
+from threading import BoundedSemaphore
 from uuid import UUID
 
 from asgiref.sync import async_to_sync
@@ -16,31 +18,35 @@ from bloxserver.core.errors import InvalidInput, NotFound
 from llm.errors import Failure, ProviderFailed
 from llm.exchange import Endpoint
 from llm.key_errors import KeyRefused, ProviderAway
-from llm.kinds import PROVIDERS, key_form_error
+from llm.kinds import ANY_KEY, PROVIDERS, key_form_error
 from llm.models import UserKey
 from llm.services.endpoints import own_endpoint, own_key_providers
 
 MIN_KEY, MAX_KEY = 10, 4_096  # characters
-FORM = re.compile(r"[!-~]+")  # what an HTTP header can hold, without spaces
 CHECK_SECONDS = 10.0
-RETRY_SECONDS = 30
+CHECKS_AT_ONCE = 4  # of one process
+RETRY_SECONDS, BUSY_RETRY_SECONDS = 30, 3
 LAST_USED_RESOLUTION = timedelta(minutes=1)  # a key that is used all the time must not cost a write a call
 MAX_REASON = 500  # characters
+
+_checks = BoundedSemaphore(CHECKS_AT_ONCE)
 
 
 def add_key(*, user: User, provider: str, key: str, now: datetime) -> UserKey:
     """Stores `key` for `provider` once the provider has taken it, in the place of the one that was stored.
 
     It is asked before the transaction, and with nothing locked: up to `CHECK_SECONDS`. Raises `InvalidInput` for an unknown
-    provider or what is no key by its form, `KeyRefused` with the provider's reason, `ProviderAway` when it does not answer:
-    nothing is stored then, and a key that was stays. So every key that is stored has been taken once.
+    provider or what is no key by its form, `KeyRefused` with the provider's reason, `ProviderAway` when it does not answer
+    or too many are being asked: nothing is stored then, and a key that was stays. So every key that is stored has been
+    taken once.
 
     The lock of the user's row makes two that store at once take turns, and keeps a key from coming after the deletion of its
     user.
     """
     key = key.strip()
     _check_form(provider, key)
-    check_endpoint(own_endpoint(provider=provider, key=key, key_id="new"))
+    with _one_of_few():
+        check_endpoint(own_endpoint(provider=provider, key=key, key_id="new"))
     row = UserKey(user=user, provider=provider, checked_at=now, created_at=now)
     row.set_key(key)
     with transaction.atomic():
@@ -79,6 +85,17 @@ def touch_key(*, key_id: UUID, now: datetime) -> None:
     UserKey.objects.filter(pk=key_id).unused_since(now - LAST_USED_RESOLUTION).update(last_used_at=now)
 
 
+@contextmanager
+def _one_of_few() -> Iterator[None]:
+    """Each holds a thread of web for as long as the provider takes."""
+    if not _checks.acquire(blocking=False):
+        raise _away("Too many keys are being checked.", BUSY_RETRY_SECONDS)
+    try:
+        yield
+    finally:
+        _checks.release()
+
+
 def check_endpoint(endpoint: Endpoint) -> None:
     """Asks the provider, by a call that costs nothing, whether it takes the key. Raises `KeyRefused`, `ProviderAway`."""
     try:
@@ -104,7 +121,7 @@ def _check_form(provider: str, key: str) -> None:
     if provider not in providers:
         choice = f"Choose one of: {', '.join(providers)}."
         raise InvalidInput(f"There is no such provider. {choice}", details={"provider": [choice]})
-    if not MIN_KEY <= len(key) <= MAX_KEY or not FORM.fullmatch(key):
+    if not MIN_KEY <= len(key) <= MAX_KEY or not ANY_KEY.fullmatch(key):
         rule = f"A key is {MIN_KEY} to {MAX_KEY:,} letters, digits and signs without spaces."
         raise InvalidInput(f"This is no key. {rule}", details={"apiKey": [rule]})
     if provider in settings.BLOX_LLM_BASE_URLS:

@@ -25,15 +25,22 @@ async def warm_up() -> None:
         _is_warm = True
 
 
-async def call(endpoint: Endpoint, request: Request, *, on_text: OnText | None = None, timeout: float) -> Answer:
+async def call(
+    endpoint: Endpoint,
+    request: Request,
+    *,
+    on_text: OnText | None = None,
+    timeout: float,
+    silence: float | None = None,
+) -> Answer:
     """What `endpoint` says to `request`; streamed where `on_text` is given, which then hears each piece of text.
 
-    `timeout` is in seconds, for everything together. One attempt: retries and other endpoints are the caller's. An
-    answer that was cut off at `max_tokens` or refused half-way is an `Answer` all the same (`stop` says so), because
-    it was paid for. `usage` is estimated where the provider reports none; `cost` is None where no price is known;
-    `path` is left to the caller. Raises `ProviderFailed`, whose message holds no key.
+    `timeout` is in seconds, for everything together; `silence` for what may pass without a byte. One attempt: retries
+    and other endpoints are the caller's. An answer that was cut off at `max_tokens` or refused half-way is an `Answer`
+    all the same (`stop` says so), because it was paid for. `usage` is estimated where the provider reports none; `cost`
+    is None where no price is known; `path` is left to the caller. Raises `ProviderFailed`, whose message holds no key.
     """
     await warm_up()
     from llm.wire.turn import ask
 
-    return await ask(endpoint, request, on_text=on_text, timeout=timeout)
+    return await ask(endpoint, request, on_text=on_text, timeout=timeout, silence=silence or timeout)

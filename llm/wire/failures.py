@@ -53,8 +53,8 @@ _NO_ANSWERS = (
 )
 
 
-def failure_of(error: Exception, endpoint: Endpoint, timeout: float) -> ProviderFailed:
-    """What `error` means. `timeout` (seconds) is the one that a `TimeoutError` is of."""
+def failure_of(error: Exception, endpoint: Endpoint, timeout: float, silence: float) -> ProviderFailed:
+    """What `error` means. `timeout` (seconds) is the one that a `TimeoutError` is of, `silence` that of a `ReadTimeout`."""
     chain = list(_chain(error))
     for each in chain:
         if isinstance(each, UnicodeEncodeError | httpx2.LocalProtocolError):  # its text holds headers
@@ -62,6 +62,8 @@ def failure_of(error: Exception, endpoint: Endpoint, timeout: float) -> Provider
             return ProviderFailed(Failure.REQUEST_REFUSED, message)
         if isinstance(each, SafeHttpError):  # the endpoint's address is at fault, so another may do
             return ProviderFailed(Failure.UNAVAILABLE, f"{endpoint.provider} could not be asked: {each}")
+        if isinstance(each, httpx2.ReadTimeout) and silence < timeout:
+            return ProviderFailed(Failure.TIMEOUT, f"{endpoint.provider} said nothing for {silence:g} seconds.")
         if isinstance(each, AnswerTooLarge):
             return ProviderFailed(Failure.BAD_ANSWER, f"{endpoint.provider} gave no answer of a model: {each}.")
     if isinstance(error, TimeoutError):

@@ -1,6 +1,5 @@
 """The HTTP client that the SDKs are given: one for each event loop, guarded and bounded."""
 
-import asyncio
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Hashable
 from contextlib import aclosing
@@ -10,6 +9,7 @@ from typing import Any
 import httpx2
 
 from bloxserver.core.guarded_transport import GuardedTransport
+from bloxserver.core.loops import PerLoop
 
 MAX_ANSWER_BYTES = 32 * 1024 * 1024  # a stream repeats much around each piece of text
 
@@ -78,23 +78,16 @@ class LoopClient:
     models: OrderedDict[Hashable, Any] = field(default_factory=OrderedDict)  # the one used last is the last
 
 
-_clients: dict[asyncio.AbstractEventLoop, LoopClient] = {}
+def _made() -> LoopClient:
+    # No redirects: a provider does not send them, and the key must not follow one.
+    return LoopClient(httpx2.AsyncClient(transport=_ModelTransport(), trust_env=False, follow_redirects=False))
 
 
-def loop_client() -> LoopClient:
-    """The running event loop's, made at its first use."""
-    loop = asyncio.get_running_loop()
-    if loop not in _clients:
-        for ended in [known for known in _clients if known.is_closed()]:
-            del _clients[ended]
-        # No redirects: a provider does not send them, and the key must not follow one.
-        http = httpx2.AsyncClient(transport=_ModelTransport(), trust_env=False, follow_redirects=False)
-        _clients[loop] = LoopClient(http)
-    return _clients[loop]
+_clients: PerLoop[LoopClient] = PerLoop(_made)
+loop_client = _clients.get  # the running event loop's
 
 
 async def close_clients() -> None:
     """Close the running loop's connections to providers; whoever made the loop calls it before the loop ends."""
-    client = _clients.pop(asyncio.get_running_loop(), None)
-    if client is not None:
+    if (client := _clients.pop()) is not None:
         await client.http.aclose()

@@ -57,28 +57,30 @@ NOT_KEPT = OpenAIResponsesModelSettings(openai_store=False)  # responses are sto
 _FENCED = re.compile(r"\s*```(?:json)?\s*\n(.*?)\n?\s*```\s*", re.DOTALL)
 
 
-async def ask(endpoint: Endpoint, request: Request, *, on_text: OnText | None, timeout: float) -> Answer:
+async def ask(
+    endpoint: Endpoint, request: Request, *, on_text: OnText | None, timeout: float, silence: float
+) -> Answer:
     """See `llm.wire.call`. Raises `ProviderFailed`."""
-    outcome = await _outcome(endpoint, request, on_text, timeout)
+    outcome = await _outcome(endpoint, request, on_text, timeout, silence)
     if isinstance(outcome, ProviderFailed):
         raise outcome
     return outcome
 
 
 async def _outcome(
-    endpoint: Endpoint, request: Request, on_text: OnText | None, timeout: float
+    endpoint: Endpoint, request: Request, on_text: OnText | None, timeout: float, silence: float
 ) -> Answer | ProviderFailed:
     """A failure is returned and not raised here, for it to have no context: the libraries' errors hold requests and keys."""
     started = time.monotonic()
     try:
         async with asyncio.timeout(timeout):
-            settings = _settings(endpoint, request, timeout)
+            settings = _settings(endpoint, request, httpx2.Timeout(timeout, connect=CONNECT_TIMEOUT, read=silence))
             response = await _exchange(model_of(endpoint), request, settings, on_text)
         return _answer(endpoint, request, response, latency_ms=round((time.monotonic() - started) * 1000))
     except ProviderFailed as failure:
         return failure
     except Exception as error:
-        return failure_of(error, endpoint, timeout)
+        return failure_of(error, endpoint, timeout, silence)
 
 
 async def _exchange(model: Model, request: Request, settings: ModelSettings, on_text: OnText | None) -> ModelResponse:
@@ -101,9 +103,9 @@ async def _exchange(model: Model, request: Request, settings: ModelSettings, on_
         return stream.get()
 
 
-def _settings(endpoint: Endpoint, request: Request, timeout: float) -> ModelSettings:
+def _settings(endpoint: Endpoint, request: Request, timeout: httpx2.Timeout) -> ModelSettings:
     # The model's profile knows whether it takes a temperature; it is left out of the request where it does not.
-    settings = ModelSettings(timeout=httpx2.Timeout(timeout, connect=CONNECT_TIMEOUT))
+    settings = ModelSettings(timeout=timeout)
     if endpoint.kind == "openai-responses":
         settings = merge_model_settings(settings, NOT_KEPT) or settings
     if request.temperature is not None:

@@ -1,13 +1,15 @@
 """Where the stages of the path keep what they share: memory, and Redis where the suite has one. Each test on both."""
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from typing import Any, Self, TypeVar
 from uuid import UUID, uuid4
 
 import redis
 
+from bloxserver.core.loops import background_done
 from llm.exchange import Caller, Endpoint, Request, UserMessage
+from llm.path import admission
 from llm.path.shared import PREFIX, Shared
 
 T = TypeVar("T")
@@ -32,7 +34,15 @@ class Store:
         self._loop.close()
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
-        return self._loop.run(work)
+        """And what it has left to the background."""
+
+        async def whole() -> T:
+            try:
+                return await work
+            finally:
+                await background_done()
+
+        return self._loop.run(whole())
 
     def lives(self) -> dict[str, int]:
         """What is in Redis, with its seconds to live."""
@@ -49,6 +59,12 @@ def forget(redis_url: str) -> None:
 def endpoint(name: str = "a", **other: Any) -> Endpoint:
     values = {"provider": name, "kind": "openai", "model": "gpt-4o-mini", "base_url": "", "api_key": f"key-of-{name}"}
     return Endpoint(**{"id": name, **values, **other})
+
+
+async def load(store: Store, pool: Sequence[Endpoint]) -> float:
+    """Of a pool of one endpoint or more, the emptiest."""
+    depths = await admission.depths(store.shared, [each.id for each in pool])
+    return min(depths.values()) / sum(each.concurrency or 0 for each in pool)
 
 
 def question(text: str = "What is the answer?", **other: Any) -> Request:

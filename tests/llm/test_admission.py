@@ -8,10 +8,9 @@ import pytest
 from accounts.models import Tier
 from llm.errors import ModelError
 from llm.exchange import Endpoint
-from llm.path import admission
 from llm.path.admission import Admitted, admit, most_load
 from llm.path.shared import LEASE_SECONDS
-from tests.llm.stores import Store, endpoint
+from tests.llm.stores import Store, endpoint, load
 
 POOL = [endpoint("a", concurrency=6), endpoint("b", concurrency=4)]
 
@@ -86,7 +85,7 @@ def test_a_killed_workers_calls_are_no_load_when_their_leases_have_run_out(store
 def test_a_pool_that_shares_a_busy_endpoint_is_as_full_as_its_emptiest_one(store: Store) -> None:
     for number in range(30):
         enter(store, Tier.ENTERPRISE, f"call-{number}", pool=POOL[:1])
-    assert store.run(admission.load(store.shared, POOL[:1])) == 5.0
+    assert store.run(load(store, POOL[:1])) == 5.0
     assert not is_shed(store, Tier.FREE, 0.0)
 
 

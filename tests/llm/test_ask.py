@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 
+from bloxserver.core.loops import background_done
 from llm.ask import ask
 from llm.errors import Failure, ModelError, ProviderFailed
 from llm.exchange import Answer, Caller, Endpoint, OnText, Request, Usage
-from llm.path import admission, breakers, limits
+from llm.path import breakers, limits, pool
 from llm.path.breakers import FAILURES, OPEN_SECONDS
-from tests.llm.stores import Store, caller, endpoint, question
+from llm.path.shared import Shared, held_at
+from tests.llm.stores import Store, caller, endpoint, load, question
 
 A, B, FALLBACK = endpoint("a"), endpoint("b", priority=1), endpoint("c", model="gpt-5")
 OWN = endpoint("own:1", provider="a", own_key=True)
@@ -29,12 +31,16 @@ class Provider:
         """A failure for always, or one after the other, None being an answer."""
         self.failures = failures
         self.asked: list[str] = []
+        self.silences: list[float] = []
         self.most_at_once = self.at_once = 0
         self.says: list[str] = ["yes"]
         self.seconds = 0.0
 
-    async def __call__(self, endpoint: Endpoint, request: Request, *, on_text: OnText | None, timeout: float) -> Answer:
+    async def __call__(
+        self, endpoint: Endpoint, request: Request, *, on_text: OnText | None, timeout: float, silence: float
+    ) -> Answer:
         self.asked.append(endpoint.id)
+        self.silences.append(silence)
         self.at_once += 1
         self.most_at_once = max(self.most_at_once, self.at_once)
         try:
@@ -123,6 +129,66 @@ def test_what_is_the_requests_own_fault_is_asked_of_nobody_else(failure: Failure
     with Store("") as store:
         error = refused(store, provider)
     assert (error.code, error.retryable, provider.asked) == (failure.value, False, ["a"])
+
+
+@pytest.mark.once
+def test_a_fallback_with_more_room_is_asked_where_the_request_is_too_long() -> None:
+    provider = Provider(a=failed(Failure.CONTEXT_TOO_LONG), c=[failed(Failure.CONTEXT_TOO_LONG), None])
+    with Store("") as store:
+        assert refused(store, provider, [(A, B), (FALLBACK,)]).code == "context_too_long"
+        answer = asking(store, provider, [(A, B), (FALLBACK,)])
+    assert hops(answer) == [("a", "context_too_long"), ("c", "answered")]  # b has the same model
+
+
+@pytest.mark.once
+def test_nobody_waits_long_for_silence_while_another_may_answer() -> None:
+    provider = Provider(a=failed(Failure.TIMEOUT), b=failed(Failure.TIMEOUT))
+    with Store("") as store:
+        asking(store, provider, [(A, B), (FALLBACK,)], timeout=100)
+        asking(store, provider, [(A, B), (FALLBACK,)], timeout=20)
+    assert provider.silences == pytest.approx([30, 30, 100, 10, 10, 20], abs=0.5)
+
+
+@pytest.mark.once
+def test_an_endpoint_that_hangs_for_its_share_of_the_time_is_taken_for_broken() -> None:
+    with Store("") as store:
+        for _ in range(FAILURES):
+            asking(store, Provider(a=failed(Failure.TIMEOUT)), timeout=60)
+        assert hops(asking(store, Provider())) == [("a", "open"), ("b", "answered")]
+
+
+@pytest.mark.once
+def test_who_asks_is_told_once_that_a_provider_is_being_asked() -> None:
+    told: list[int] = []
+    provider = Provider(a=DOWN)
+    by = caller()
+    with Store("") as store:
+        asking(store, provider, request=COLD, by=by, on_asked=lambda: told.append(len(provider.asked)))
+        assert told == [0]
+        asking(store, provider, request=COLD, by=by, on_asked=lambda: told.append(9))  # out of the cache
+        refused(store, provider, timeout=0, on_asked=lambda: told.append(9))
+    assert told == [0]
+
+
+@pytest.mark.once
+@pytest.mark.parametrize(
+    ("failure", "said", "charged"),
+    [
+        (DOWN, [], False),
+        (DOWN, ["Half"], True),
+        (failed(Failure.TIMEOUT), [], True),
+        (failed(Failure.BAD_ANSWER), [], True),
+        (BUSY, [], False),
+    ],
+)
+def test_the_path_tells_who_may_charge_for_what_never_came(
+    failure: ProviderFailed, said: list[str], charged: bool
+) -> None:
+    provider = Provider(a=failure)
+    provider.says = said
+    with Store("") as store:
+        answer = asking(store, provider, on_text=lambda text: None)
+    assert [hop.may_be_charged for hop in answer.path] == [charged, False]
 
 
 @pytest.mark.once
@@ -235,6 +301,19 @@ def test_an_own_key_is_outside_the_platforms_limits(store: Store) -> None:
     assert refused(store, Provider(own_1=DOWN), [(A, OWN)], by=by).code == "llm_rate_limited"
 
 
+@pytest.mark.once
+def test_where_the_tiers_limit_is_reached_a_fallback_with_an_own_key_answers() -> None:
+    by = caller("free")
+    other = replace(FALLBACK, id="own:2", own_key=True)
+    with Store("") as store:
+        for _ in range(10):
+            asking(store, Provider(), by=by)
+        answer = asking(store, Provider(), [(A, B), (FALLBACK, other)], by=by)
+        assert answer.own_key and hops(answer) == [("c", "answered")]
+        with_own = replace(OWN, id="own:1")
+        assert hops(asking(store, Provider(own_1=DOWN), [(with_own, A), (other,)], by=by))[-1] == ("c", "answered")
+
+
 # Limits. ----------------------------------------------------------------------------------------------------------
 def tokens_left(store: Store, by: Caller) -> int:
     return store.run(limits.standing_of(store.shared, user_id=by.user_id, tier=by.tier)).tokens_left
@@ -278,6 +357,64 @@ def test_nothing_is_held_after_a_call_however_it_ended(store: Store) -> None:
         assert asking(store, provider, [(one,)], by=by).text == "yes"
 
 
+@pytest.mark.once
+def test_an_answer_does_not_wait_for_what_is_given_back_behind_it() -> None:
+    by, one = caller("free"), endpoint("a", concurrency=1)
+
+    async def run(store: Store) -> None:
+        whole, rounds = store.shared.run, []
+
+        async def slow(*calls: Any) -> list[Any]:
+            rounds.append(calls)
+            if len(rounds) > 3:  # limits, admission, breaker and slot
+                await asyncio.sleep(0.1)
+            return await whole(*calls)
+
+        store.shared.run = slow  # type: ignore[method-assign]
+        task = asyncio.create_task(
+            ask(question(), caller=by, endpoints=[[one]], timeout=5, call=Provider(), shared=store.shared)
+        )
+        while len(rounds) < 4:
+            await asyncio.sleep(0)
+        task.cancel()  # comes after the answer
+        assert (await task).text == "yes"
+        await background_done()
+        assert await load(store, [one]) == 0 and (await pool.slots_taken(store.shared, ["a"])) == {"a": 0}
+
+    with Store("") as store:
+        store.run(run(store))
+
+
+def test_a_call_that_is_given_up_on_its_way_in_holds_nothing(store: Store) -> None:
+    by, one = caller("free"), endpoint("a", concurrency=1)
+
+    async def given_up(after: int) -> None:
+        task = asyncio.create_task(
+            ask(question(), caller=by, endpoints=[[one]], timeout=5, call=Provider(), shared=store.shared)
+        )
+        whole, rounds = Shared.run, []
+
+        async def counted(*calls: Any) -> list[Any]:
+            rounds.append(calls)
+            if len(rounds) == after:
+                asyncio.get_running_loop().call_soon(task.cancel)
+                await asyncio.sleep(0.001)
+            return await whole(store.shared, *calls)
+
+        store.shared.run = counted  # type: ignore[method-assign]
+        await asyncio.gather(task, return_exceptions=True)
+        await background_done()
+        assert task.cancelled()
+        del store.shared.run
+
+    for after in (1, 2, 3):
+        store.run(given_up(after))
+        assert store.run(load(store, [one])) == 0
+        assert store.run(pool.slots_taken(store.shared, ["a"])) == {"a": 0}
+        assert tokens_left(store, by) == 10_000
+    assert store.run(held_at(store.shared, [f"calls:{by.user_id}"])) == [0]
+
+
 # Cache. -----------------------------------------------------------------------------------------------------------
 def test_the_same_request_is_asked_once(store: Store) -> None:
     by, provider = caller(), Provider()
@@ -315,6 +452,15 @@ def test_a_cached_answer_takes_no_tokens_but_counts_as_a_request(store: Store) -
 
 
 @pytest.mark.once
+def test_an_answer_that_does_not_fit_is_asked_for_again() -> None:
+    provider, by = Provider(), caller()
+    strict = replace(COLD, fits=lambda text: text == "no")
+    with Store("") as store:
+        for _ in range(2):
+            assert asking(store, provider, request=strict, by=by).cached == ""
+
+
+@pytest.mark.once
 def test_a_fallbacks_answer_does_not_stand_for_the_models() -> None:
     by = caller()
     with Store("") as store:
@@ -334,10 +480,10 @@ def test_who_watches_is_told_to_forget_a_stream_that_was_cut() -> None:
 
 # Overload. --------------------------------------------------------------------------------------------------------
 async def burst(
-    store: Store, provider: Provider, pool: Sequence[Endpoint], by: Sequence[Caller], timeout: float = 20
+    store: Store, provider: Provider, members: Sequence[Endpoint], by: Sequence[Caller], timeout: float = 20
 ) -> list:
     calls = (
-        ask(question(), caller=each, endpoints=[pool], timeout=timeout, call=provider, shared=store.shared)
+        ask(question(), caller=each, endpoints=[members], timeout=timeout, call=provider, shared=store.shared)
         for each in by
     )
     return await asyncio.gather(*calls, return_exceptions=True)
@@ -346,21 +492,21 @@ async def burst(
 def test_many_calls_at_once_never_pass_the_cap(store: Store) -> None:
     provider = Provider()
     provider.seconds = 0.1
-    pool = [endpoint("a", concurrency=12), endpoint("b", concurrency=8)]
-    results = store.run(burst(store, provider, pool, [caller("high_frequency")] * 100))
+    members = [endpoint("a", concurrency=12), endpoint("b", concurrency=8)]
+    results = store.run(burst(store, provider, members, [caller("high_frequency")] * 100))
     assert {result.text if isinstance(result, Answer) else result for result in results} == {"yes"}
     assert provider.most_at_once == 20
 
 
 def test_under_overload_the_higher_tier_is_served_and_the_lower_is_told_when_to_come_back(store: Store) -> None:
-    provider, pool = Provider(), [endpoint("a", concurrency=2)]
+    provider, members = Provider(), [endpoint("a", concurrency=2)]
     provider.seconds = 0.1
 
     async def run() -> list[Any]:
-        high = asyncio.create_task(burst(store, provider, pool, [caller("enterprise")] * 6))
-        while await admission.load(store.shared, pool) < 3:
+        high = asyncio.create_task(burst(store, provider, members, [caller("enterprise")] * 6))
+        while await load(store, members) < 3:
             await asyncio.sleep(0.005)
-        low = await burst(store, provider, pool, [caller("free"), caller("pro")])
+        low = await burst(store, provider, members, [caller("free"), caller("pro")])
         return [*await high, *low]
 
     *high, free, pro = store.run(run())
@@ -376,7 +522,7 @@ def test_a_shed_call_asks_the_fallback_models_pool(store: Store) -> None:
         slow = Provider()
         slow.seconds = 0.1
         busy = asyncio.create_task(burst(store, slow, [full], [caller("enterprise")] * 3))
-        while await admission.load(store.shared, [full]) < 3:
+        while await load(store, [full]) < 3:
             await asyncio.sleep(0.005)
         answer = await ask(
             question(),

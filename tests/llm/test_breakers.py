@@ -123,6 +123,17 @@ def test_a_provider_that_asked_for_patience_rests_without_being_broken(store: St
     assert ask(store).state == "closed"
 
 
+def test_an_operator_closes_it(store: Store) -> None:
+    opened(store)
+    late = ask(store)
+    report(store, late, Outcome.UNKNOWN, rest=7)
+
+    store.run(store.shared.run(breakers.closing("a")))
+    assert state(store) == "closed" and ask(store).granted
+    call(store, Outcome.FAILED, FAILURES - 1)
+    assert state(store) == "closed"  # it begins anew
+
+
 def test_nobody_can_make_it_rest_for_days(store: Store) -> None:
     report(store, ask(store), Outcome.UNKNOWN, rest=1_000_000)
     assert ask(store).wait == breakers.MOST_REST_SECONDS

@@ -2,7 +2,6 @@
 
 import asyncio
 from dataclasses import replace
-from datetime import date
 from decimal import Decimal
 from uuid import UUID, uuid4
 
@@ -10,7 +9,7 @@ import pytest
 
 from llm.exchange import Answer, AssistantMessage, Request, Stop, Tool, ToolCall, ToolResult, Usage, UserMessage
 from llm.path import cache, semantic
-from llm.path.cache import DAY, Counts
+from llm.path.cache import DAY
 from tests.llm.stores import Store, question
 
 ALICE, BOB = uuid4(), uuid4()
@@ -68,8 +67,18 @@ def test_how_long_an_answer_is_kept_goes_by_temperature(temperature: float | Non
 @pytest.mark.once
 def test_cut_and_refused_answers_are_not_kept() -> None:
     stops: tuple[Stop, ...] = ("stop", "tools", "length", "refused")
-    assert [cache.is_kept(replace(PARIS, stop=stop)) for stop in stops] == [True, True, False, False]
-    assert not cache.is_kept(replace(PARIS, cached="exact"))
+    assert [cache.is_kept(replace(PARIS, stop=stop), COLD) for stop in stops] == [True, True, False, False]
+    assert not cache.is_kept(replace(PARIS, cached="exact"), COLD)
+
+
+@pytest.mark.once
+def test_an_answer_that_is_of_no_use_to_who_asked_is_not_kept() -> None:
+    garbled = replace(PARIS, calls=(ToolCall("1", "search", "{q: x"),), stop="tools")
+    assert not cache.is_kept(garbled, COLD)
+    wanted = replace(COLD, fits=lambda text: text == "Rome")
+    assert not cache.is_kept(PARIS, wanted) and cache.is_kept(replace(PARIS, text="Rome"), wanted)
+    called = replace(PARIS, text="", calls=(ToolCall("1", "search", {"q": "x"}),), stop="tools")
+    assert cache.is_kept(called, wanted)  # what is to fit comes later
 
 
 def test_an_answer_is_forgotten_when_its_time_is_over(store: Store) -> None:
@@ -160,18 +169,6 @@ def test_clearing_forgets_one_tenants_answers_alone(store: Store) -> None:
         assert not [key for key in store.lives() if str(ALICE) in key]
 
 
-def test_look_ups_are_counted_by_user_and_day(store: Store) -> None:
-    day = date(2026, 11, 26)
-
-    async def run() -> dict[UUID, Counts]:
-        for user_id, outcome in [(ALICE, "exact"), (ALICE, "exact"), (ALICE, "miss"), (BOB, "semantic")]:
-            await store.shared.run(cache.counting(user_id, outcome, day))
-        return await cache.stats(store.shared, day)
-
-    assert store.run(run()) == {ALICE: Counts(exact=2, miss=1), BOB: Counts(semantic=1)}
-    assert store.run(cache.stats(store.shared, date(2026, 11, 25))) == {}
-
-
 # How much. --------------------------------------------------------------------------------------------------------
 def test_a_large_answer_is_not_kept(store: Store) -> None:
     store.run(keep(store, COLD, replace(PARIS, text="x" * cache.MOST_BYTES)))
@@ -250,6 +247,12 @@ def test_all_but_the_question_must_be_the_same(other: dict) -> None:
 def test_what_is_long_or_no_question_or_did_not_ask_for_it_is_not_matched() -> None:
     asked = [near("x" * 1_001), near("  "), question("Hi"), replace(conversation("a", "b"), cache="semantic")]
     assert [semantic.question(request) for request in asked] == [None] * 4
+
+
+@pytest.mark.once
+def test_half_a_character_in_a_question_is_no_fault() -> None:
+    text = semantic.question(near("Half a face: \ud83d"))
+    assert text is not None and asyncio.run(semantic.embed(text)) is not None
 
 
 @pytest.mark.once

@@ -1,6 +1,7 @@
 """Requests and tokens a minute and calls at once, in memory and on Redis."""
 
 import asyncio
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
@@ -9,7 +10,7 @@ import redis
 from accounts.models import Tier
 from llm.errors import ModelError
 from llm.path import limits
-from llm.path.limits import OWN_KEY, Allowance, Taken, allowance_of
+from llm.path.limits import OWN_KEY, Allowance, Taken, Wanted, allowance_of
 from llm.path.shared import LEASE_SECONDS
 from tests.llm.stores import Store, question
 
@@ -17,8 +18,14 @@ USER = uuid4()
 FREE = allowance_of(Tier.FREE)
 
 
-def take(store: Store, *, tokens: int = 1, allowance: Allowance = FREE, user: UUID = USER) -> Taken:
-    return store.run(limits.take(store.shared, user_id=user, allowance=allowance, tokens=tokens))
+async def taking(store: Store, *, tokens: int = 1, allowance: Allowance = FREE, user: UUID = USER) -> Taken:
+    wanted = Wanted(uuid4().hex, user, allowance, tokens)
+    [result] = await store.shared.run(limits.taking(wanted))
+    return limits.taken(store.shared, wanted, result)
+
+
+def take(store: Store, **of: Any) -> Taken:
+    return store.run(taking(store, **of))
 
 
 def settle(store: Store, taken: Taken, tokens: int | None = None) -> None:
@@ -32,9 +39,9 @@ def use(store: Store, *, tokens: int = 1, allowance: Allowance = FREE) -> None:
     settle(store, take(store, tokens=tokens, allowance=allowance))
 
 
-def refusal(store: Store, **of: int) -> ModelError:
+def refusal(store: Store, **of: Any) -> ModelError:
     with pytest.raises(ModelError) as caught:
-        take(store, **of)  # type: ignore[arg-type]
+        take(store, **of)
     assert caught.value.code == "llm_rate_limited" and caught.value.retryable
     return caught.value
 
@@ -92,7 +99,7 @@ def test_what_is_settled_in_the_next_minute_changes_the_minute_it_was_reserved_i
     store.now += 60
     use(store, tokens=0)  # the minute of the reservation is now the one before
     settle(store, taken, tokens=0)
-    assert take(store, tokens=10_000).tokens == 10_000
+    assert take(store, tokens=10_000).wanted.reserved == 10_000
 
 
 def test_a_call_larger_than_the_whole_allowance_waits_for_an_empty_minute(store: Store) -> None:
@@ -135,12 +142,12 @@ def test_a_call_that_goes_on_keeps_its_place(store: Store, monkeypatch: pytest.M
 
     async def run() -> None:
         for _ in range(2):
-            await limits.take(store.shared, user_id=USER, allowance=FREE, tokens=1)
+            await taking(store)
         for _ in range(3):
             store.now += LEASE_SECONDS - 1
             await asyncio.sleep(0.05)
         with pytest.raises(ModelError, match="at once"):
-            await limits.take(store.shared, user_id=USER, allowance=FREE, tokens=1)
+            await taking(store)
 
     store.run(run())
 
@@ -157,10 +164,7 @@ def test_an_own_key_is_bounded_by_calls_at_once_alone(store: Store) -> None:
 
 def test_a_burst_from_many_calls_at_once_never_passes_the_cap(store: Store) -> None:
     async def run() -> int:
-        tries = (
-            limits.take(store.shared, user_id=USER, allowance=Allowance("x", 50, 10_000, 100), tokens=1)
-            for _ in range(200)
-        )
+        tries = (taking(store, allowance=Allowance("x", 50, 10_000, 100)) for _ in range(200))
         results = await asyncio.gather(*tries, return_exceptions=True)
         return sum(isinstance(result, Taken) for result in results)
 
@@ -170,11 +174,11 @@ def test_a_burst_from_many_calls_at_once_never_passes_the_cap(store: Store) -> N
 def test_the_headers_tell_limit_remainder_and_reset(store: Store) -> None:
     taken = take(store, tokens=4_000)
     assert taken.standing.headers == {
-        "X-RateLimit-Limit": "10",
-        "X-RateLimit-Remaining": "9",
-        "X-RateLimit-Reset": "120",
+        "X-RateLimit-Limit-Requests": "10",
+        "X-RateLimit-Remaining-Requests": "9",
         "X-RateLimit-Limit-Tokens": "10000",
         "X-RateLimit-Remaining-Tokens": "6000",
+        "X-RateLimit-Reset-LLM": "120",
     }
     assert store.run(limits.standing_of(store.shared, user_id=USER, tier=Tier.FREE)) == taken.standing
 

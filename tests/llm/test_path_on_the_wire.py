@@ -18,10 +18,9 @@ from llm import wire
 from llm.ask import ask
 from llm.errors import ModelError
 from llm.exchange import Answer, Caller, Endpoint
-from llm.path import admission
 from llm.path.breakers import FAILURES, OPEN_SECONDS, SUCCESSES
 from tests.llm.model_server import ModelServer, Reply, cut, fail, slow, text
-from tests.llm.stores import NOON, Store, caller, endpoint, question
+from tests.llm.stores import NOON, Store, caller, endpoint, load, question
 
 
 @pytest.fixture
@@ -128,7 +127,7 @@ def test_under_overload_the_higher_tiers_calls_alone_reach_the_provider(
 
     async def both() -> tuple[list[Any], list[Any]]:
         high = asyncio.create_task(burst(store, pool, [caller("enterprise")] * 6, "From the enterprise"))
-        while await admission.load(store.shared, pool) < 3:
+        while await load(store, pool) < 3:
             await asyncio.sleep(0.01)
         return await burst(store, pool, [caller("free")] * 2, "From the free tier"), await high
 

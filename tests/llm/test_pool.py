@@ -4,14 +4,16 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
+from bloxserver.core.loops import PerLoop, background_done
 from llm.exchange import Endpoint
 from llm.path import pool
 from llm.path.breakers import FAILURES, OPEN_SECONDS, Outcome
 from llm.path.pool import Passed, Slot, acquire, ordered
-from llm.path.shared import LEASE_SECONDS, Shared
+from llm.path.shared import LEASE_SECONDS, LEAVE, PREFIX, Call, Script, Shared
 from tests.llm.stores import Store, endpoint
 
 A, B = endpoint("a", concurrency=1), endpoint("b", concurrency=1)
@@ -158,7 +160,40 @@ def test_a_call_that_is_given_up_leaves_no_slot_behind(store: Store) -> None:
             await asyncio.gather(trying, return_exceptions=True)
             if not trying.cancelled():
                 await trying.result().give_back(Outcome.UNKNOWN)
+        await background_done()
         await take(store)
+
+    store.run(run())
+
+
+def slow_down(store: Store, script: Script, seconds: float) -> None:
+    """Each trip that brings `script` takes so long, there and back."""
+    run = store.shared.run
+
+    async def slow(*calls: Call) -> list[Any]:
+        results = await run(*calls)
+        if any(call.script is script for call in calls):
+            await asyncio.sleep(seconds)
+        return results
+
+    store.shared.run = slow  # type: ignore[method-assign]
+
+
+def test_a_call_that_is_given_up_when_it_has_its_slot_and_leaves_the_line_keeps_none(store: Store) -> None:
+    async def run() -> None:
+        held = [await take(store, [A]), await take(store, [B])]
+        waiting = asyncio.create_task(take(store, [A, B], wait=5))
+        await asyncio.sleep(0.02)
+        slow_down(store, LEAVE, 0.02)
+        await held[1].give_back(Outcome.ANSWERED)
+        renewed = store.shared._keepers.get()._held
+        while len(renewed) < 2:
+            await asyncio.sleep(0.001)
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        if not waiting.cancelled():
+            await waiting.result().give_back(Outcome.UNKNOWN)
+        assert renewed == {(f"{PREFIX}slots:a", held[0].permit.call_id)}
 
     store.run(run())
 
@@ -170,7 +205,7 @@ def test_a_slot_goes_to_who_waits_in_another_process_before_who_comes_by(redis_s
     async def run() -> None:
         held = await take(redis_store)
         mine = pool._lines
-        pool._lines = pool.PerLoop(pool._Lines)
+        pool._lines = PerLoop(pool._Lines)
         waiting = asyncio.create_task(acquire(other, [A], wait=5))
         await asyncio.sleep(0.02)
         pool._lines = mine
