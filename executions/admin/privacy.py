@@ -59,7 +59,7 @@ def _execution_of(row: Any) -> UUID:
 
 
 def hidden_of(ids: Collection[UUID]) -> frozenset[UUID]:
-    """Those of the executions that are hidden. Six queries where none has called another, two more for each level of calls."""
+    """Those of the executions that are hidden. Four queries where none has called another, two more for each level of calls."""
     family = _Family(ids)
     asked = {MODEL_BLOCK, *ai_blocks()}
     steps = Step.objects.filter(execution_id__in=family.versions, block__in=asked)
