@@ -82,7 +82,7 @@ class ProviderAdmin(ButtonsAdmin):
         standing: Standing | None = provider.standing
         if standing is None:
             return "known with Redis only"
-        if provider.concurrency is None:
+        if not provider.concurrency:
             calls = "any number of calls"
         else:
             calls = (

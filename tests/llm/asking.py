@@ -31,6 +31,7 @@ def ask(
     *,
     heard: list[str] | None = None,
     timeout: float = 5.0,
+    silence: float | None = None,
     **of: Any,
 ) -> Answer:
     request = request or Request(endpoint.model, **{"messages": QUESTION, **of})
@@ -38,14 +39,14 @@ def ask(
     async def run() -> Answer:
         try:
             on_text = None if heard is None else heard.append
-            return await call(endpoint, request, on_text=on_text, timeout=timeout)
+            return await call(endpoint, request, on_text=on_text, timeout=timeout, silence=silence)
         finally:
             await close_clients()
 
     return asyncio.run(run())
 
 
-def failure(endpoint: Endpoint, *, heard: list[str] | None = None, timeout: float = 5.0, **of: Any) -> ProviderFailed:
+def failure(endpoint: Endpoint, **of: Any) -> ProviderFailed:
     with pytest.raises(ProviderFailed) as caught:
-        ask(endpoint, heard=heard, timeout=timeout, **of)
+        ask(endpoint, **of)
     return caught.value

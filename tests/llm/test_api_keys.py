@@ -17,7 +17,7 @@ from accounts.services import apply_clerk_event
 from bloxserver.core.crypto import decrypt
 from bloxserver.core.errors import NotFound
 from llm.models import UserKey
-from llm.services import add_key, mark_key_refused
+from llm.services import add_key, keys, mark_key_refused
 from tests.conftest import api_as
 from tests.llm.keys import KEY, OTHER_KEY, PATH, provider
 from tests.llm.model_server import ModelServer, fail, slow, text
@@ -110,6 +110,20 @@ def test_a_provider_that_does_not_answer_is_given_up(
         answer = add(api)
 
     assert answer.status_code == 503 and "in time" in answer.json()["message"]
+
+
+def test_keys_that_are_checked_hold_a_few_threads_at_most(api: APIClient, provider: ModelServer) -> None:
+    taken = [keys._checks.acquire(blocking=False) for _ in range(keys.CHECKS_AT_ONCE)]
+    try:
+        answer = add(api)
+    finally:
+        for _ in taken:
+            keys._checks.release()
+
+    assert all(taken) and (answer.status_code, answer.json()["code"]) == (503, "provider_unavailable")
+    assert answer["Retry-After"] == "3" and provider.log == []
+    provider.refuse_key(OTHER_KEY)
+    assert [add(api, key).status_code for key in [OTHER_KEY] * keys.CHECKS_AT_ONCE + [KEY]] == [400] * 4 + [201]
 
 
 def test_another_key_takes_the_place_of_the_first(api: APIClient, alice: User, provider: ModelServer) -> None:

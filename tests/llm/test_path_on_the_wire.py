@@ -88,6 +88,21 @@ def test_a_stream_that_is_cut_begins_anew_with_the_next_provider(servers: tuple[
     assert heard[:cut_at] and "".join(heard[cut_at:]) == answer.text == "A whole sentence."
 
 
+@pytest.mark.once
+def test_a_provider_that_takes_the_call_and_says_nothing_is_failed_over_from(
+    servers: tuple[ModelServer, ModelServer],
+) -> None:
+    first, second = servers
+    first.script(slow(3))
+    second.script(text("yes"))
+    with Store("") as store:
+        pool = [served("a", first), served("b", second, priority=1)]
+        work = ask(question(), caller=caller(), endpoints=[pool], timeout=1, shared=store.shared, on_text=print)
+        answer = run(store, work)
+    assert hops(answer) == [("a", "timeout"), ("b", "answered")]
+    assert [hop.may_be_charged for hop in answer.path] == [True, False]
+
+
 class Gate:
     """What a server says, but only once `size` requests are there together. Counts before it answers, and so exactly."""
 

@@ -2,6 +2,7 @@
 
 import smtplib
 from datetime import UTC, datetime, timedelta
+from math import inf, nan
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from django.db import IntegrityError, transaction
 from pytest_django import DjangoAssertNumQueries, Settings
 
 from accounts.models import User
-from llm.checks import base_urls_are_names_and_urls
+from llm.checks import base_urls_are_names_and_urls, load_is_shed_by_degrees
 from llm.models import Provider, UserKey
 from llm.notices import tell_of_refused_keys
 from llm.services import (
@@ -315,3 +316,17 @@ def test_a_setting_that_names_no_provider_or_url_is_found(settings: Settings, ur
 
     assert [message.id for message in messages] == ["llm.E001"] * wrong
     assert "secret" not in repr(messages)
+
+
+@pytest.mark.once
+@pytest.mark.parametrize(
+    ("degraded", "critical", "good"),
+    [(1, 2, True), (1, 1, True), (0, 2, False), (-1, 2, False), (3, 2, False), (nan, 2, False), (1, nan, False),
+     (1, inf, False)],
+)  # fmt: skip
+def test_loads_by_which_nobody_can_be_shed_are_found(
+    settings: Settings, degraded: float, critical: float, good: bool
+) -> None:
+    settings.BLOX_LLM_DEGRADED_AT, settings.BLOX_LLM_CRITICAL_AT = degraded, critical
+
+    assert [message.id for message in load_is_shed_by_degrees(None)] == ([] if good else ["llm.E002"])

@@ -90,6 +90,16 @@ def test_a_provider_that_is_slow_is_left_in_time(model_server: ModelServer, kind
     assert (got.failure, got.message) == (Failure.TIMEOUT, f"{PROVIDERS[kind]} did not answer within 0.25 seconds.")
 
 
+@EACH_KIND
+@pytest.mark.parametrize("reply", [served.slow(2), text("a b c d e f", pause=2)], ids=["at all", "in the middle"])
+def test_a_provider_that_falls_silent_is_left(model_server: ModelServer, kind: str, reply: Reply) -> None:
+    model_server.script(reply)
+
+    got = failure(at(model_server, kind), heard=[], silence=0.25)
+
+    assert (got.failure, got.message) == (Failure.TIMEOUT, f"{PROVIDERS[kind]} said nothing for 0.25 seconds.")
+
+
 def test_a_private_address_is_not_reached(model_server: ModelServer, settings: Settings) -> None:
     settings.BLOX_HTTP_ALLOW = []
 
