@@ -20,7 +20,8 @@ from executions.admin.base import LargeTableAdmin
 from executions.admin.privacy import PrivateRows, hides, shown_error
 from executions.admin.texts import as_uuid, execution_link, json_field, milliseconds, moment, short
 from executions.admin.trace_rows import rows_of
-from executions.explain import explain, read_record
+from executions.explain import explain
+from executions.explain_record import read_record, without_texts
 from executions.models import Approval, Execution, ExecutionStatus, FailureNotice, State
 from flows.models import Flow
 
@@ -254,7 +255,7 @@ class ExecutionAdmin(ButtonsAdmin, PrivateRows, LargeTableAdmin):
             "rows": rows_of(steps[:STEPS_SHOWN], hidden=hides(execution)),
             "more_steps": len(steps) > STEPS_SHOWN,
             "steps_url": f"{reverse('admin:executions_step_changelist')}?q={execution.pk}",
-            "explanation": explain(record, now=timezone.now(), texts=not hides(execution)),
+            "explanation": explain(without_texts(record) if hides(execution) else record, now=timezone.now()),
             "origin": {row._meta.verbose_name: _page_of(row) for row in record.origin.rows},
         }
 
