@@ -15,10 +15,13 @@ from rest_framework.test import APIClient
 
 from accounts.models import User
 from billing.models import BudgetPeriod, LlmUsage
+from bloxserver.core.ids import new_id
 from executions.engine import model_turn
+from executions.engine.model_calls import ModelCall, metered
 from executions.models import Execution, JournalEntry
 from flows.services import set_budget
-from llm import wire
+from llm import catalogue, wire
+from llm.exchange import Answer, Caller, Hop, Request
 from llm.models import Provider
 from llm.path import pool
 from llm.path.shared import shared
@@ -235,3 +238,17 @@ def test_a_retry_s_cost_is_of_what_it_asked_itself(api: APIClient, drain: Drain,
     assert result(retry) == ("success", ["one", "two"])
     told = api.get(f"/api/v1/flows/{retry.flow_id}/executions/{retry.pk}/explain").json()["cost"]
     assert (told["modelTurns"], told["tokensIn"], told["tokensOut"]) == (1, 20, 4)
+
+
+@pytest.mark.once
+def test_what_was_lost_is_reckoned_at_the_price_of_who_was_asked() -> None:
+    caller = Caller(new_id(), "pro", new_id())
+    call = ModelCall(new_id(), caller, Request("openai:gpt-4", ()), [], tokens=2_000, tokens_out=1_000)
+    lost = Hop("openai", "gpt-4", "unavailable", 5, may_be_charged=True)
+    answered = Hop("acme", "echo-1", "answered", 5)
+    counted = metered(call, Answer("said", model="echo-1", path=(lost, answered)), now=timezone.now())
+    assert counted.lost_tokens == 2_000
+    assert counted.lost_cost == catalogue.upper_cost(
+        "openai", "gpt-4", tokens_in=1_000, max_tokens=1_000, at=timezone.now()
+    )
+    assert counted.lost_cost > 0
