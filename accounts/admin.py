@@ -67,6 +67,7 @@ class UserAdmin(ButtonsAdmin, DjangoUserAdmin):
             "Executions": f"{reverse('admin:executions_execution_changelist')}?user__id__exact={obj.pk}",
             "Budgets": f"{reverse('admin:billing_budget_changelist')}?user__id__exact={obj.pk}",
             "Model usage": f"{reverse('admin:billing_llmusage_changelist')}?user__id__exact={obj.pk}",
+            "Model cache": f"{reverse('admin:llm_cacheuse_changelist')}?user__id__exact={obj.pk}",
         }
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:

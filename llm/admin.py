@@ -77,9 +77,7 @@ class ProviderAdmin(ButtonsAdmin):
 
     @admin.display(description="breaker, calls")
     def shown_standing(self, provider: Provider) -> SafeString | str:
-        if not hasattr(provider, "standing"):
-            provider.standing = services.standings([provider]).get(provider.pk)
-        standing: Standing | None = provider.standing
+        standing = _standing(provider)
         if standing is None:
             return "known with Redis only"
         if not provider.concurrency:
@@ -132,6 +130,14 @@ class ProviderAdmin(ButtonsAdmin):
             said.append((level, f"{provider}: {text}"))
             self.log_change(request, provider, text)
         tell(request, said)
+
+
+def _standing(provider: Any) -> Standing | None:
+    """As the list has looked it up for all of its rows; else of this one."""
+    if not hasattr(provider, "standing"):
+        provider.standing = services.standings([provider]).get(provider.pk)
+    standing: Standing | None = provider.standing
+    return standing
 
 
 def _switched(provider: Provider, *, on: bool) -> tuple[int, str]:
@@ -207,7 +213,8 @@ class CacheUseAdmin(HistoryAdmin):
     search_fields = ["user__email", "=user__id"]
     search_help_text = "The user's e-mail or id"
     ordering = ["-day", "user__email"]
-    fields = readonly_fields = ["day", "user"]
+    fields = ["day", "user"]
+    readonly_fields = ["day", "user"]
     actions = ["forget_answers"]
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[CacheUse]:

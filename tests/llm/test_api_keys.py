@@ -82,6 +82,7 @@ def test_a_refused_key_is_400_with_the_reason_and_leaves_the_old_one(api: APICli
     assert decrypt(UserKey.objects.get().encrypted_key) == KEY
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("reply", [fail(500), fail(429)])
 def test_a_provider_that_cannot_tell_is_503_and_nothing_is_stored(
     api: APIClient, settings: Settings, reply: Any
@@ -100,6 +101,7 @@ def test_a_provider_that_is_away_is_503(api: APIClient) -> None:
     assert add(api).status_code == 503
 
 
+@pytest.mark.once
 def test_a_provider_that_does_not_answer_is_given_up(
     api: APIClient, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -141,6 +143,7 @@ def test_spaces_around_a_key_are_left_out(api: APIClient, provider: ModelServer)
     assert decrypt(UserKey.objects.get().encrypted_key) == KEY
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("body", "field"),
     [
@@ -166,6 +169,7 @@ def test_what_is_no_key_is_400_and_nobody_is_asked(
     assert (provider.log, UserKey.objects.count()) == ([], 0)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("name", "key"),
     [("together", "sk-ant-api03-0123456789abcdefghijklmnop"), ("openai", "xai-0123456789abcdefghijkl"), ("xai", KEY)],

@@ -113,6 +113,7 @@ def test_an_operator_sees_hit_rates_by_tenant_and_day(admin_client: Client, alic
     assert shown() == [*of_the_26th, (25, "Alice", 4, 4, "100%")]
     assert shown("?day__year=2026&day__month=11&day__day=26") == of_the_26th
     assert shown("?q=alice") == [(26, "Alice", 8, 2, "25%"), (25, "Alice", 4, 4, "100%")]
+    assert shown(f"?user__id__exact={bob.pk}") == of_the_26th[1:]
 
 
 def test_an_operator_has_one_tenants_answers_forgotten(

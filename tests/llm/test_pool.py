@@ -29,6 +29,7 @@ async def take(store: Store, endpoints: Sequence[Endpoint] = (A,), wait: float =
 async def refused(store: Store, endpoints: Sequence[Endpoint], wait: float = 0.0) -> list[Passed]:
     slot, passed = await acquire(store.shared, endpoints, wait=wait)
     assert slot is None
+    await background_done()
     return passed
 
 

@@ -111,6 +111,7 @@ def test_another_key_takes_its_place_and_is_not_checked_yet(admin_client: Client
     assert (row.checked_at, row.error) == (None, "")
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("change", [{"base_url": "http://elsewhere.example/v1"}, {"provider": "together"}])
 def test_a_stored_key_does_not_go_to_another_address(admin_client: Client, change: dict[str, str]) -> None:
     row = added(admin_client)
@@ -118,6 +119,7 @@ def test_a_stored_key_does_not_go_to_another_address(admin_client: Client, chang
     assert "enter it again" in errors(admin_client, page_of(row), **{**change, "key": ""})["key"][0]
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("changes", "field"),
     [

@@ -76,6 +76,7 @@ def test_the_pool_is_asked_by_priority_and_as_it_is_set_up(alice: User) -> None:
     assert (b.provider, b.priority) == ("openai", 1)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("model", "served_by"),
     [
@@ -180,6 +181,7 @@ def test_a_key_that_can_no_longer_be_read_is_left_out(alice: User, settings: Set
     assert ids("openai:gpt-5", alice) == ["stored since"]
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("model", "reason"),
     [
@@ -299,6 +301,7 @@ def test_a_user_without_an_address_is_not_written_to(alice: User) -> None:
     assert UserKey.objects.get().notice_due_at is None
 
 
+@pytest.mark.once
 # The setting. ----------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("urls", "wrong"),
