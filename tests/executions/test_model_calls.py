@@ -71,7 +71,7 @@ def noting(reservations: list[int]) -> Callable[[dict[str, Any]], Reply]:
 # Time limits. ----------------------------------------------------------------------------------------------------
 def test_a_provider_that_is_too_late_is_told_of_by_name(api: APIClient, drain: Drain, models: ModelServer) -> None:
     models.script(slow(2))
-    execution = run(api, asker(api, ", timeout: 0.4, retry: {max_attempts: 1}"), "x")
+    execution = run(api, asker(api, ", timeout: 0.8, retry: {max_attempts: 1}"), "x")
     drain()
     asking, turn = steps(api, execution)
     assert [hop["outcome"] for hop in turn["modelCall"]["path"]] == ["timeout"]
