@@ -1,54 +1,33 @@
 """Why an execution ran, on what, what it waited for, what went wrong, what it cost, and what a retry would do again.
 
-`explain` is pure: rows in, answer out. `read_record` reads the rows. All of it is told from what is on record; what is not
+`explain` is pure: a record (`explain_record.py`) in, answer out. All of it is told from what is on record; what is not
 (the moment of each claim, say) is left out rather than guessed.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
 from bloxserver.core import json_text
+from executions.explain_record import Record
 from executions.models import (
-    SLEEP,
     START_FLOW,
-    Approval,
+    TURNED_AWAY,
     Execution,
     ExecutionStatus,
-    JournalEntry,
     State,
     Step,
     StepStatus,
     TriggerType,
 )
-from executions.origins import Origin, origin_of
+from executions.origins import Origin
 from flows.blocks.base import Effects
-from flows.models import Flow, FlowStatus, FlowVersion
-from flows.organism import OrganismInvalid
-from flows.services import load_organism
+from flows.models import FlowStatus
 
-STEPS_READ = 2_000  # an organism's default limit is 1,000 messages
 WORKER_LOST = "worker_lost"
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """What is on record of one execution. `effects` are those of its version's listeners; empty if it no longer loads."""
-
-    execution: Execution
-    trigger: Mapping[str, Any]
-    version: FlowVersion
-    flow: Flow
-    origin: Origin
-    steps: Sequence[Step] = ()
-    journal: Sequence[JournalEntry] = ()
-    approvals: Sequence[Approval] = ()
-    children: Mapping[UUID, Execution] = field(default_factory=dict)
-    effects: Mapping[str, Effects] = field(default_factory=dict)
-    is_complete: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,12 +58,13 @@ class Version:
 class Wait:
     """`until` is when it went on, or is due to; null while nobody knows."""
 
-    cause: str  # queued, delay, retry, call_flow, approval, crash
+    cause: str  # queued, delay, retry, turned_away, call_flow, approval, crash
     listener: str | None
     since: datetime
     until: datetime | None
     seconds: float | None
     execution_id: UUID | None = None  # the called one
+    reason: str | None = None  # why it was turned away
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,37 +137,6 @@ class Explanation:
     retry_from_start: Retry
     retry_from_failed: Retry
     is_complete: bool
-
-
-def read_record(execution: Execution) -> Record:
-    """The rows, in a few queries whatever the length of the trace; of more than `STEPS_READ` steps the first."""
-    asked = execution.journal.filter(kind__in=[SLEEP, START_FLOW]).order_by("created_at")
-    journal = list(asked[:STEPS_READ])
-    called = [json_text.loads(entry.value) for entry in journal if entry.kind == START_FLOW]
-    steps = list(execution.steps.defer("input", "output", "parents", "notes").order_by("number")[: STEPS_READ + 1])
-    flow = Flow.with_deleted.without_bodies().select_related("deployed_version").get(pk=execution.flow_id)
-    trigger = json_text.loads(execution.payload.trigger)
-    return Record(
-        execution=execution,
-        trigger=trigger,
-        version=FlowVersion.objects.defer("organism_yaml", "canvas_state").get(pk=execution.version_id),
-        flow=flow,
-        origin=origin_of(execution, trigger),
-        steps=steps[:STEPS_READ],
-        journal=journal,
-        approvals=list(execution.approvals.defer("message", "output").order_by("id")[:STEPS_READ]),
-        children={row.pk: row for row in Execution.objects.filter(pk__in=called)},
-        effects=_effects(execution.version_id),
-        is_complete=len(steps) <= STEPS_READ,
-    )
-
-
-def _effects(version_id: UUID) -> dict[str, Effects]:
-    try:
-        listeners = load_organism(version_id).listeners
-    except OrganismInvalid:  # a block is gone, say
-        return {}
-    return {name: listener.block.effects(listener.config.raw) for name, listener in listeners.items()}
 
 
 def explain(record: Record, *, now: datetime) -> Explanation:
@@ -283,26 +232,33 @@ def _waits(record: Record, now: datetime) -> Iterator[Wait]:
     yield _wait("queued", None, execution.started_at, execution.claimed_at or execution.completed_at)
     listeners = {step.key: step.listener for step in record.steps}
     for entry in record.journal:
+        value, listener = json_text.loads(entry.value), listeners.get(entry.step_key)
         if entry.kind == START_FLOW:
-            child = record.children.get(UUID(json_text.loads(entry.value)))  # None: it has been pruned
+            child = record.children.get(UUID(value))  # None: it has been pruned
             if child is not None:
-                listener = listeners.get(entry.step_key)
                 yield _wait("call_flow", listener, child.started_at, child.completed_at, child.pk)
             continue
-        due = datetime.fromisoformat(json_text.loads(entry.value))
-        cause = "retry" if entry.position.startswith("retry ") else "delay"
+        cause, reason = "retry" if entry.position.startswith("retry ") else "delay", None
+        if entry.kind == TURNED_AWAY:
+            cause, reason, value = TURNED_AWAY, f"{value['code']}: {value['reason']}", value["until"]
+        due = datetime.fromisoformat(value)
         until = min(due, end) if execution.state == State.ENDED else due
-        yield _wait(cause, listeners.get(entry.step_key), entry.created_at, until)
+        yield _wait(cause, listener, entry.created_at, until, reason=reason)
     for asked in record.approvals:
         over = asked.answered_at or execution.completed_at or asked.expires_at
         yield _wait(asked.kind, asked.listener, asked.asked_at, over)
 
 
 def _wait(
-    cause: str, listener: str | None, since: datetime, until: datetime | None, execution_id: UUID | None = None
+    cause: str,
+    listener: str | None,
+    since: datetime,
+    until: datetime | None,
+    execution_id: UUID | None = None,
+    reason: str | None = None,
 ) -> Wait:
     seconds = None if until is None else round(max(0.0, (until - since).total_seconds()), 3)
-    return Wait(cause, listener, since, until, seconds, execution_id)
+    return Wait(cause, listener, since, until, seconds, execution_id, reason)
 
 
 def _failures(step: Step) -> Iterator[Failure]:
@@ -344,7 +300,8 @@ def _crashes(record: Record, now: datetime) -> Crashes:
 
 def _cost(record: Record) -> Cost:
     execution, steps = record.execution, record.steps
-    calls = [step.model_call for step in steps if step.model_call and step.status == StepStatus.SUCCESS]
+    own = [step for step in steps if not _is_copy(execution, step)]
+    calls = [step.model_call for step in own if step.model_call and step.status == StepStatus.SUCCESS]
     costs = [Decimal(call["cost"]) for call in calls if call["cost"] is not None]
     return Cost(
         steps=len(steps),
@@ -353,12 +310,18 @@ def _cost(record: Record) -> Cost:
         seconds_allowed=execution.seconds_allowed,
         queued_ms=execution.queued_ms,
         duration_ms=execution.duration_ms,
-        tokens_in=sum(step.tokens_in for step in steps),
-        tokens_out=sum(step.tokens_out for step in steps),
+        tokens_in=sum(step.tokens_in for step in own),
+        tokens_out=sum(step.tokens_out for step in own),
         model_turns=len(calls),
         model_cost=sum(costs, Decimal(0)),
         unpriced_turns=len(calls) - len(costs),
     )
+
+
+def _is_copy(execution: Execution, step: Step) -> bool:
+    """Of what an execution that this one repeats had finished, and paid for."""
+    is_older = step.completed_at is not None and step.completed_at < execution.started_at
+    return execution.retry_of is not None and is_older
 
 
 def _from_start(record: Record) -> Retry:

@@ -40,15 +40,17 @@ class ExplainedVersionSerializer(serializers.Serializer[Any]):
 
 class WaitSerializer(serializers.Serializer[Any]):
     cause = serializers.ChoiceField(
-        choices=["queued", "delay", "retry", "call_flow", "approval", "crash"],
-        help_text="For a worker, for a moment, between two attempts, for the end of a called flow, for a person's answer, "
-        "for a person's decision after a crash.",
+        choices=["queued", "delay", "retry", "turned_away", "call_flow", "approval", "crash"],
+        help_text="For a worker, for a moment, between two attempts, for its turn (a limit, a busy pool, a budget "
+        "that calls under way may use up), for the end of a called flow, for a person's answer, for a person's decision after "
+        "a crash.",
     )
     listener = serializers.CharField(allow_null=True)
     since = serializers.DateTimeField()
     until = serializers.DateTimeField(allow_null=True, help_text="When it went on, or is due to; null: not known yet.")
     seconds = serializers.FloatField(allow_null=True)
     execution_id = serializers.UUIDField(allow_null=True, help_text="The called execution.")
+    reason = serializers.CharField(allow_null=True, help_text="Why it was turned away, code and message.")
 
 
 class ExplainedFailureSerializer(serializers.Serializer[Any]):

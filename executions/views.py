@@ -20,7 +20,8 @@ from bloxserver.api.pagination import ExecutionPagination
 from bloxserver.api.schema import api_error
 from bloxserver.api.views import TenantViewSet
 from executions import serializers, services
-from executions.explain import explain, read_record
+from executions.explain import explain
+from executions.explain_record import read_record
 from executions.explain_serializers import ExplanationSerializer
 from executions.filters import FLOW_PARAMETER, LIST_PARAMETERS, read_filters
 from executions.listing import History

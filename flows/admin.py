@@ -5,6 +5,7 @@ from typing import Any, cast
 
 from django.contrib import admin, messages
 from django.db.models import QuerySet
+from django.db.models.functions import Length
 from django.forms import ModelForm
 from django.http import HttpRequest
 from django.urls import reverse
@@ -20,6 +21,7 @@ from flows import services
 from flows.default_organism import DEFAULT_ORGANISM_YAML
 from flows.forms import FlowForm, SecretForm, VariableForm
 from flows.models import AgentMemory, Flow, FlowStatus, FlowVersion, KeyValue, Secret, Variable
+from flows.prompts import HIDDEN, hides_prompts
 
 BODIES = ["organism_yaml", "canvas_state"]
 DEPLOYED_BODIES = [f"deployed_version__{field}" for field in BODIES]
@@ -39,12 +41,13 @@ class FlowAdmin(ButtonsAdmin):
     readonly_fields = [
         "id",
         "shown_status",
-        "error_message",
+        "shown_error",
         "version",
         "undeployed_changes",
         "container_id",
         "canvas",
         "problems",
+        "hidden_yaml",
         "created_at",
         "updated_at",
     ]
@@ -52,7 +55,7 @@ class FlowAdmin(ButtonsAdmin):
         (None, {"fields": ["id", "user", "name", "description"]}),
         (
             "Deployment",
-            {"fields": [("shown_status", "version", "undeployed_changes"), "error_message", "container_id"]},
+            {"fields": [("shown_status", "version", "undeployed_changes"), "shown_error", "container_id"]},
         ),
         ("Draft", {"fields": ["problems", "organism_yaml", "canvas", ("created_at", "updated_at")]}),
     ]
@@ -62,7 +65,13 @@ class FlowAdmin(ButtonsAdmin):
         return super().get_queryset(request).defer(*BODIES, *DEPLOYED_BODIES)
 
     def get_fieldsets(self, request: HttpRequest, obj: Flow | None = None) -> Any:
-        return self.fieldsets if obj else [(None, {"fields": ["user", "name", "description", "organism_yaml"]})]
+        if obj is None:
+            return [(None, {"fields": ["user", "name", "description", "organism_yaml"]})]
+        if not hides_prompts(obj):
+            return self.fieldsets
+        *others, (title, draft) = self.fieldsets
+        fields = ["hidden_yaml" if name == "organism_yaml" else name for name in draft["fields"]]
+        return [*others, (title, {**draft, "fields": fields})]
 
     def get_readonly_fields(self, request: HttpRequest, obj: Flow | None = None) -> list[str]:
         return [*self.readonly_fields, "user"] if obj else self.readonly_fields
@@ -87,6 +96,16 @@ class FlowAdmin(ButtonsAdmin):
     @admin.display(description="status", ordering="status")
     def shown_status(self, flow: Flow) -> SafeString:
         return status_pill(flow.status, "good" if flow.status == FlowStatus.RUNNING else "")
+
+    @admin.display(description="error message")
+    def shown_error(self, flow: Flow) -> str:
+        """Of a flow that was paused it quotes the last execution's error."""
+        return HIDDEN if flow.error_message and hides_prompts(flow) else flow.error_message or "-"
+
+    @admin.display(description="organism.yaml")
+    def hidden_yaml(self, flow: Flow) -> str:
+        """In its place, where prompts are in it: nobody edits what they may not read."""
+        return HIDDEN
 
     @admin.display(description="version", ordering="deployed_version__number")
     def version(self, flow: Flow) -> str:
@@ -182,7 +201,9 @@ class FlowVersionAdmin(HistoryAdmin):
         return two_lines(version.flow.name, version.flow.user.email)
 
     @admin.display(description="organism.yaml")
-    def yaml(self, version: FlowVersion) -> SafeString:
+    def yaml(self, version: FlowVersion) -> SafeString | str:
+        if hides_prompts(version.flow):
+            return HIDDEN
         return format_html('<pre class="blox-json">{}</pre>', version.organism_yaml)
 
 
@@ -222,23 +243,29 @@ class SecretAdmin(StoredAdmin):
 class KeyValueAdmin(ReadOnlyAdmin):
     """What flows wrote for themselves: an operator looks, and may delete."""
 
-    list_display = ["key", "flow_and_user", "short_value", "expires_at", "updated_at"]
+    list_display = ["key", "flow_and_user", "characters", "expires_at", "updated_at"]
     list_filter = ["updated_at", "expires_at"]
     list_select_related = ["flow__user"]
     search_fields = ["key", "flow__name", "flow__user__email", "flow__id"]
     search_help_text = "Key, the flow's name or id, or user's e-mail"
-    fields = ["flow", "key", "value", "expires_at", "updated_at"]
+    fields = ["flow", "key", "shown_value", "expires_at", "updated_at"]
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[KeyValue]:
-        return super().get_queryset(request).defer(*(f"flow__{field}" for field in BODIES))
+        rows = super().get_queryset(request).annotate(length=Length("value"))
+        return rows.defer("value", *(f"flow__{field}" for field in BODIES))
 
     @admin.display(description="flow, user", ordering="flow__name")
     def flow_and_user(self, row: KeyValue) -> SafeString:
         return two_lines(row.flow.name, row.flow.user.email)
 
+    @admin.display(description="characters")
+    def characters(self, row: KeyValue) -> int:
+        length: int = vars(row)["length"]
+        return length
+
     @admin.display(description="value")
-    def short_value(self, row: KeyValue) -> str:
-        return Truncator(row.value).chars(60)
+    def shown_value(self, row: KeyValue) -> str:
+        return HIDDEN if hides_prompts(row.flow) else row.value
 
 
 @admin.register(AgentMemory)

@@ -49,7 +49,8 @@ class Reservation:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MeteredCall:
     """What a call came to. `cost` is in US dollars, None where the price is not known; of an answer from the cache
-    neither tokens nor cost are counted."""
+    neither tokens nor cost are counted. `lost_tokens` and `lost_cost` are an estimate of what providers may charge that
+    were asked before and gave no answer: budgets count them, the usage does not."""
 
     call_id: UUID
     user_id: UUID
@@ -61,6 +62,8 @@ class MeteredCall:
     cost: Decimal | None
     own_key: bool = False
     cached: bool = False
+    lost_tokens: int = 0
+    lost_cost: Decimal = ZERO
 
 
 @dataclass(frozen=True, slots=True)

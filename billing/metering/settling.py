@@ -102,7 +102,8 @@ def _spend(calls: Mapping[UUID, MeteredCall], *, now: datetime) -> list[Passed]:
 
 
 def _count(period: BudgetPeriod, call: MeteredCall, *, reserved: Decimal | None) -> None:
-    period.spent_tokens += call.tokens_in + call.tokens_out
+    period.spent_tokens += call.tokens_in + call.tokens_out + call.lost_tokens
+    period.spent_cost += dollars(call.lost_cost)
     cost = reserved if call.cost is None else dollars(call.cost)
     if cost is None:
         period.unpriced_calls += 1

@@ -13,6 +13,7 @@ from django.utils.safestring import SafeString
 from bloxserver.core.admin import ButtonsAdmin, status_pill, tell
 from bloxserver.core.errors import DomainError
 from executions.admin.base import OfExecutionAdmin
+from executions.admin.privacy import HIDDEN, PrivateRows, hides
 from executions.admin.texts import json_field, moment, short
 from executions.approvals import answer_approval, resolve_crash
 from executions.models import Approval, ApprovalAnswer, ApprovalKind
@@ -34,7 +35,7 @@ class OpenFilter(admin.SimpleListFilter):
 
 
 @admin.register(Approval)
-class ApprovalAdmin(ButtonsAdmin, OfExecutionAdmin):
+class ApprovalAdmin(ButtonsAdmin, PrivateRows, OfExecutionAdmin):
     list_display = ("of_execution_short", "listener", "kind", "short_message", "shown_answer", "by", "asked")
     list_display_links = ("listener",)
     list_filter = (OpenFilter, "kind", "asked_at")
@@ -43,20 +44,37 @@ class ApprovalAdmin(ButtonsAdmin, OfExecutionAdmin):
     fields = (
         "of_execution",
         ("listener", "kind"),
-        "message",
+        "shown_message",
         ("asked", "expires", "notified"),
         ("shown_answer", "by", "answered"),
-        "comment",
+        "shown_comment",
         "shown_output",
         ("step_key", "position"),
     )
-    readonly_fields = ("of_execution", "asked", "expires", "answered", "shown_answer", "shown_output")
+    readonly_fields = (
+        "of_execution",
+        "asked",
+        "expires",
+        "answered",
+        "shown_answer",
+        "shown_message",
+        "shown_comment",
+        "shown_output",
+    )
 
-    shown_output = staticmethod(json_field("output", "output"))
+    shown_output = staticmethod(json_field("output", "output", hidden=hides))
 
     @admin.display(description="message")
     def short_message(self, approval: Approval) -> SafeString:
-        return format_html('<span class="blox-text">{}</span>', short(approval.message))
+        return format_html('<span class="blox-text">{}</span>', short(_shown(approval, approval.message)))
+
+    @admin.display(description="message")
+    def shown_message(self, approval: Approval) -> str:
+        return _shown(approval, approval.message)
+
+    @admin.display(description="comment")
+    def shown_comment(self, approval: Approval) -> str:
+        return _shown(approval, approval.comment)
 
     @admin.display(description="answer")
     def shown_answer(self, approval: Approval) -> SafeString | str:
@@ -129,3 +147,7 @@ class ApprovalAdmin(ButtonsAdmin, OfExecutionAdmin):
                 self.log_change(request, approval, text)
             said.append((level, format_html("{}: {}", approval.listener, text)))
         tell(request, said)
+
+
+def _shown(approval: Approval, text: str) -> str:
+    return HIDDEN if text and hides(approval) else text or "-"

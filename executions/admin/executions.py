@@ -17,10 +17,11 @@ from bloxserver.core.admin import ButtonsAdmin, change_link, short_id, status_pi
 from bloxserver.core.errors import DomainError
 from executions import services
 from executions.admin.base import LargeTableAdmin
-from executions.admin.privacy import hides
+from executions.admin.privacy import PrivateRows, hides, shown_error
 from executions.admin.texts import as_uuid, execution_link, json_field, milliseconds, moment, short
 from executions.admin.trace_rows import rows_of
-from executions.explain import explain, read_record
+from executions.explain import explain
+from executions.explain_record import read_record, without_texts
 from executions.models import Approval, Execution, ExecutionStatus, FailureNotice, State
 from flows.models import Flow
 
@@ -30,7 +31,7 @@ FOUND_OWNERS = 500  # users or flows that a search may match before it is too va
 
 
 @admin.register(Execution)
-class ExecutionAdmin(ButtonsAdmin, LargeTableAdmin):
+class ExecutionAdmin(ButtonsAdmin, PrivateRows, LargeTableAdmin):
     change_form_template = "admin/executions/execution/change_form.html"
     list_display = (
         "short_pk",
@@ -97,11 +98,11 @@ class ExecutionAdmin(ButtonsAdmin, LargeTableAdmin):
         "only_listener",
     )
 
-    input = staticmethod(json_field("payload.input", "input"))
+    input = staticmethod(json_field("payload.input", "input", hidden=hides))
     output = staticmethod(json_field("payload.output", "output", hidden=hides))
     response = staticmethod(json_field("payload.response", "webhook answer", hidden=hides))
-    trigger_data = staticmethod(json_field("payload.trigger", "trigger"))
-    variables = staticmethod(json_field("payload.variables", "vars"))
+    trigger_data = staticmethod(json_field("payload.trigger", "trigger", hidden=hides))
+    variables = staticmethod(json_field("payload.variables", "vars", hidden=hides))
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Execution]:
         # A flow's YAML and canvas would be read again for every row.
@@ -190,13 +191,17 @@ class ExecutionAdmin(ButtonsAdmin, LargeTableAdmin):
 
     @admin.display(description="error")
     def short_error(self, execution: Execution) -> SafeString:
-        return format_html('<span class="blox-text">{}</span>', short(execution.error_message))
+        return format_html(
+            '<span class="blox-text">{}</span>',
+            short(shown_error(execution, execution.error_message, execution.error_code)),
+        )
 
     @admin.display(description="error")
     def error(self, execution: Execution) -> SafeString | str:
         if not execution.error_message:
             return "-"
-        return format_html("<code>{}</code> {}", execution.error_code, execution.error_message)
+        message = "" if hides(execution) else execution.error_message
+        return format_html("<code>{}</code> {}", execution.error_code, message)
 
     @admin.display(description="made by")
     def lineage(self, execution: Execution) -> SafeString | str:
@@ -250,7 +255,7 @@ class ExecutionAdmin(ButtonsAdmin, LargeTableAdmin):
             "rows": rows_of(steps[:STEPS_SHOWN], hidden=hides(execution)),
             "more_steps": len(steps) > STEPS_SHOWN,
             "steps_url": f"{reverse('admin:executions_step_changelist')}?q={execution.pk}",
-            "explanation": explain(record, now=timezone.now()),
+            "explanation": explain(without_texts(record) if hides(execution) else record, now=timezone.now()),
             "origin": {row._meta.verbose_name: _page_of(row) for row in record.origin.rows},
         }
 

@@ -1,55 +1,116 @@
-"""What operators do not get to read unless the tenant lets them: what models are told, what they say, what follows from it."""
+"""What operators do not get to read unless the tenant lets them: all that an execution was given, did, gave and said, if it,
+or one that called it or that it called, asks models.
 
-from collections.abc import Iterable
-from typing import NamedTuple
+It is all or nothing, since what models are told and what they say goes anywhere: an agent's prompt is the payload, its answer
+is in the result of whoever called it, in the arguments of its tools, in an error's text.
+"""
+
+from collections.abc import Collection, Iterable
+from typing import Any
 from uuid import UUID
 
-from executions.models import MODEL_BLOCK, Execution, Step
-from flows.blocks.registry import get_block
+from django.db.models import QuerySet
+from django.http import HttpRequest
 
-HIDDEN = "hidden: the tenant has not allowed operators to read prompts"
-AI = "ai"  # the category of the blocks that ask models
+from bloxserver.core import json_text
+from executions.models import MODEL_BLOCK, START_FLOW, Execution, JournalEntry, Step
+from flows.models import FlowVersion
+from flows.prompts import HIDDEN, ai_blocks, asking
 
+MOST_RELATED = (
+    1_000  # executions that are looked at; whether one of more asks models nobody finds out, and all are hidden
+)
 
-class _Row(NamedTuple):
-    key: str
-    scope: str
-    parents: list[str]
-    block: str
-
-    @property
-    def caller(self) -> str:
-        return self.scope.rpartition(":")[0]
+__all__ = ["HIDDEN", "PrivateRows", "hides", "shown_error"]
 
 
-def hidden_steps(execution_id: UUID) -> frozenset[str]:
-    """The keys of the steps whose values are hidden: turns of models, blocks of the category `ai` and others that ask
-    models, the tools that these call, and what got their output, directly or not. One query."""
-    rows = Step.objects.filter(execution_id=execution_id, execution__user__share_prompts_with_operators=False)
-    return frozenset(_tainted([_Row(*row) for row in rows.order_by("number").values_list(*_Row._fields)]))
+class PrivateRows:
+    """Of a list in admin: `hides` is known of all its rows, by a handful of queries."""
+
+    def get_changelist_instance(self, request: HttpRequest) -> Any:
+        changelist = super().get_changelist_instance(request)  # type: ignore[misc]
+        _find_out(changelist.result_list)
+        return changelist
 
 
-def hides(execution: Execution) -> frozenset[str]:
-    """`hidden_steps`, read once for an instance. Where there are any, what came of the execution is hidden, too."""
-    known: frozenset[str] | None = vars(execution).get("_hidden_steps")
-    if known is None:
-        known = vars(execution)["_hidden_steps"] = hidden_steps(execution.pk)
-    return known
+def hides(row: Any) -> bool:
+    """Whether an execution is hidden, or what belongs to it; read once for an instance."""
+    if "_hides" not in vars(row):
+        _find_out([row])
+    is_hidden: bool = vars(row)["_hides"]
+    return is_hidden
 
 
-def _tainted(rows: list[_Row]) -> Iterable[str]:
-    found = {row.key for row in rows if _asks_models(row.block)}
-    found |= {row.caller for row in rows if row.block == MODEL_BLOCK}
-    count = -1
-    while found and count != len(found):  # what a step leads to mostly comes after it, so this takes two rounds
-        count = len(found)
-        found |= {row.key for row in rows if row.caller in found}
-        for row in rows:
-            if not found.isdisjoint(row.parents):
-                found.add(row.key)
-    return found
+def shown_error(row: Any, text: str | None, code: str) -> str:
+    """An error's text, or where that is hidden its code alone."""
+    return code if text and hides(row) else text or ""
 
 
-def _asks_models(name: str) -> bool:
-    block = get_block(name)
-    return name == MODEL_BLOCK or (block is not None and block.category == AI)
+def _find_out(rows: Iterable[Any]) -> None:
+    executions = [(row, _execution_of(row)) for row in rows]
+    hidden = hidden_of({execution_id for _, execution_id in executions})
+    for row, execution_id in executions:
+        vars(row)["_hides"] = execution_id in hidden
+
+
+def _execution_of(row: Any) -> UUID:
+    execution_id: UUID = row.pk if isinstance(row, Execution) else getattr(row, "step", row).execution_id
+    return execution_id
+
+
+def hidden_of(ids: Collection[UUID]) -> frozenset[UUID]:
+    """Those of the executions that are hidden. Four queries where none has called another, two more for each level of calls."""
+    family = _Family(ids)
+    asked = {MODEL_BLOCK, *ai_blocks()}
+    steps = Step.objects.filter(execution_id__in=family.versions, block__in=asked)
+    versions = FlowVersion.objects.filter(asking("organism_yaml"), pk__in=set(family.versions.values()))
+    asking_versions = set(versions.values_list("pk", flat=True))
+    found = set(steps.values_list("execution_id", flat=True).distinct())
+    found |= {pk for pk, version in family.versions.items() if version in asking_versions}
+    hidden = family.unknown | {family.first(pk) for pk in found}
+    return frozenset(pk for pk in ids if pk in family.versions and family.first(pk) in hidden)
+
+
+class _Family:
+    """Executions whose tenants share nothing, those that called them, and all that these called, far as they are kept."""
+
+    def __init__(self, ids: Collection[UUID]) -> None:
+        self.versions: dict[UUID, UUID] = {}  # of each execution's flow
+        self.unknown: set[UUID] = set()  # of first callers: not all that belongs to them was found
+        self._callers: dict[UUID, UUID] = {}
+        self._climb(set(ids))
+        self._descend(set(self.versions))
+
+    def first(self, pk: UUID) -> UUID:
+        """The first of its callers; itself where nobody called it."""
+        while pk in self._callers:
+            pk = self._callers[pk]
+        return pk
+
+    def _climb(self, todo: set[UUID]) -> None:
+        while todo:
+            parents = {pk: parent for pk, parent in self._read(todo) if parent is not None}
+            # A caller that is gone may have asked models: nobody can tell.
+            self.unknown |= todo - self.versions.keys()
+            self._callers |= parents
+            todo = set(parents.values()) - self.versions.keys()
+
+    def _descend(self, todo: set[UUID]) -> None:
+        while todo:
+            calls = JournalEntry.objects.filter(execution_id__in=todo, kind=START_FLOW)
+            rows = calls.values_list("value", "execution_id")[: MOST_RELATED + 1]
+            called = {UUID(json_text.loads(value)): caller for value, caller in rows}
+            new = {pk: caller for pk, caller in called.items() if pk not in self.versions}
+            if len(self.versions) + len(new) > MOST_RELATED:
+                self.unknown |= {self.first(caller) for caller in new.values()}
+                return
+            self._callers |= new
+            self._read(set(new))
+            todo = set(new)
+
+    def _read(self, ids: set[UUID]) -> list[tuple[UUID, UUID | None]]:
+        """Note their versions; each with its caller."""
+        rows: QuerySet[Execution] = Execution.objects.filter(pk__in=ids, user__share_prompts_with_operators=False)
+        found = list(rows.values_list("pk", "parent_id", "version_id"))
+        self.versions |= {pk: version for pk, _, version in found}
+        return [(pk, parent) for pk, parent, _ in found]

@@ -6,12 +6,12 @@ from django.contrib import admin
 from django.db.models import Q, QuerySet
 from django.db.models.functions import Left, Length
 from django.http import HttpRequest
-from django.utils.html import format_html
+from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
 from bloxserver.core.admin import status_pill, two_lines
 from executions.admin.base import LargeTableAdmin, OfExecutionAdmin
-from executions.admin.privacy import HIDDEN, hides
+from executions.admin.privacy import HIDDEN, PrivateRows, hides, shown_error
 from executions.admin.texts import (
     PAYLOAD_CHARACTERS,
     SHORT,
@@ -29,7 +29,7 @@ from executions.trace import Value, trace
 
 
 @admin.register(Step)
-class StepAdmin(OfExecutionAdmin):
+class StepAdmin(PrivateRows, OfExecutionAdmin):
     list_display = (
         "of_execution_short",
         "listener_and_block",
@@ -46,9 +46,9 @@ class StepAdmin(OfExecutionAdmin):
         "of_execution",
         ("listener", "block", "from_listener"),
         ("shown_status", "attempt", "error_code"),
-        "error",
-        "failures",
-        "notes",
+        "shown_error",
+        "shown_failures",
+        "shown_notes",
         "shown_input",
         "shown_output",
         "sent_to",
@@ -63,6 +63,9 @@ class StepAdmin(OfExecutionAdmin):
         "started",
         "completed",
         "duration",
+        "shown_error",
+        "shown_failures",
+        "shown_notes",
         "shown_input",
         "shown_output",
         "shown_model_call",
@@ -93,7 +96,22 @@ class StepAdmin(OfExecutionAdmin):
 
     @admin.display(description="error")
     def short_error(self, step: Step) -> SafeString:
-        return format_html('<span class="blox-text">{}</span>', short(step.error))
+        return format_html('<span class="blox-text">{}</span>', short(shown_error(step, step.error, step.error_code)))
+
+    @admin.display(description="error")
+    def shown_error(self, step: Step) -> str:
+        return shown_error(step, step.error, step.error_code) or "-"
+
+    @admin.display(description="failures")
+    def shown_failures(self, step: Step) -> SafeString | str:
+        lines = [(each["attempt"], shown_error(step, each["error"], each["code"])) for each in step.failures]
+        return format_html_join(SafeString("<br>"), "attempt {}: {}", lines) or "-"
+
+    @admin.display(description="notes")
+    def shown_notes(self, step: Step) -> SafeString | str:
+        if step.notes and hides(step):
+            return HIDDEN
+        return format_html_join(SafeString("<br>"), "{}", [(note,) for note in step.notes]) or "-"
 
     @admin.display(description="input")
     def shown_input(self, step: Step) -> SafeString | str:
@@ -111,31 +129,27 @@ class StepAdmin(OfExecutionAdmin):
     def _shown(step: Step, value: Value) -> SafeString | str:
         if value.text is None:
             return "-"
-        if step.key in hides(step.execution):
+        if hides(step):
             return HIDDEN
         return format_html('<pre class="blox-json">{}</pre>', pretty(value))
-
-
-def _leads_to_hidden(payload: ExecutionPayload) -> bool:
-    return bool(hides(payload.execution))
 
 
 JSON_OF_PAYLOAD = ("shown_input", "shown_output", "shown_response", "shown_trigger", "shown_variables")
 
 
 @admin.register(ExecutionPayload)
-class ExecutionPayloadAdmin(OfExecutionAdmin):
+class ExecutionPayloadAdmin(PrivateRows, OfExecutionAdmin):
     list_display = ("of_execution_short", "start_of_input", "only_listener")
     list_filter = (("only_listener", admin.EmptyFieldListFilter),)
     ordering = ("-execution_id",)
     fields = ("of_execution", "only_listener", *JSON_OF_PAYLOAD)
     readonly_fields = ("of_execution", *JSON_OF_PAYLOAD)
 
-    shown_input = staticmethod(json_field("input", "input"))
-    shown_output = staticmethod(json_field("output", "output", hidden=_leads_to_hidden))
-    shown_response = staticmethod(json_field("response", "webhook answer", hidden=_leads_to_hidden))
-    shown_trigger = staticmethod(json_field("trigger", "trigger"))
-    shown_variables = staticmethod(json_field("variables", "vars"))
+    shown_input = staticmethod(json_field("input", "input", hidden=hides))
+    shown_output = staticmethod(json_field("output", "output", hidden=hides))
+    shown_response = staticmethod(json_field("response", "webhook answer", hidden=hides))
+    shown_trigger = staticmethod(json_field("trigger", "trigger", hidden=hides))
+    shown_variables = staticmethod(json_field("variables", "vars", hidden=hides))
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[ExecutionPayload]:
         rows = super().get_queryset(request).annotate(start=Left("input", SHORT))
@@ -143,7 +157,7 @@ class ExecutionPayloadAdmin(OfExecutionAdmin):
 
     @admin.display(description="input")
     def start_of_input(self, payload: ExecutionPayload) -> str:
-        return short(getattr(payload, "start", ""))
+        return HIDDEN if hides(payload) else short(getattr(payload, "start", ""))
 
 
 @admin.register(ExecutionTally)
@@ -161,10 +175,6 @@ class ExecutionTallyAdmin(LargeTableAdmin):
         return super().get_queryset(request).defer("flow__organism_yaml", "flow__canvas_state")
 
 
-def _is_of_hidden_step(entry: JournalEntry) -> bool:
-    return entry.step_key in hides(entry.execution)
-
-
 @admin.register(JournalEntry)
 class JournalEntryAdmin(OfExecutionAdmin):
     list_display = ("of_execution_short", "step_key", "position", "kind", "created_at")
@@ -174,7 +184,7 @@ class JournalEntryAdmin(OfExecutionAdmin):
     fields = ("of_execution", "step_key", "position", "kind", "shown_value", "created_at")
     readonly_fields = ("of_execution", "shown_value")
 
-    shown_value = staticmethod(json_field("value", "value", hidden=_is_of_hidden_step))
+    shown_value = staticmethod(json_field("value", "value", hidden=hides))
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[JournalEntry]:
         return super().get_queryset(request).defer("value")
@@ -185,10 +195,6 @@ def _of_step_or_execution(rows: QuerySet[Any], search_term: str) -> QuerySet[Any
         return rows
     key = as_uuid(search_term)
     return rows.filter(Q(step_id=key) | Q(step__execution_id=key))
-
-
-def _is_output_of_hidden_step(output: LargeOutput) -> bool:
-    return output.step.key in hides(output.step.execution)
 
 
 @admin.register(LargeOutput)
@@ -204,7 +210,7 @@ class LargeOutputAdmin(LargeTableAdmin):
     fields = ("step", "of_execution", "shown_text")
     readonly_fields = ("of_execution", "shown_text")
 
-    shown_text = staticmethod(json_field("text", "output", hidden=_is_output_of_hidden_step))
+    shown_text = staticmethod(json_field("text", "output", hidden=hides))
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[LargeOutput]:
         return super().get_queryset(request).select_related("step").defer("text", "step__input", "step__output")

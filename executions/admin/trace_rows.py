@@ -16,11 +16,11 @@ STEP_CHARACTERS = 4_000  # of an input or output
 DEEPEST = 4  # further in it is not indented
 
 
-def rows_of(steps: Sequence[Step], *, hidden: frozenset[str]) -> list[dict[str, Any]]:
-    """A row for each step; the values of those whose key is `hidden` are not shown."""
+def rows_of(steps: Sequence[Step], *, hidden: bool) -> list[dict[str, Any]]:
+    """A row for each step; where they are `hidden`, without values, and of errors the codes alone."""
     names = {step.key: step.listener for step in steps}
     traced = {each.step.key: each for each in trace(steps, characters=STEP_CHARACTERS)}
-    return [_row(traced[step.key], names, depth, step.key in hidden) for step, depth in _in_order(steps)]
+    return [_row(traced[step.key], names, depth, hidden) for step, depth in _in_order(steps)]
 
 
 def _in_order(steps: Sequence[Step]) -> Iterator[tuple[Step, int]]:
@@ -48,6 +48,8 @@ def _row(traced: TracedStep, names: dict[str, str], depth: int, is_hidden: bool)
         "started": step.started_at.astimezone(UTC).time().isoformat("milliseconds"),
         "model_call": model_call_line(step),
         "duration": milliseconds(step.duration_ms),
+        "error": "" if is_hidden else step.error,
+        "failures": [(each["attempt"], each["code"] if is_hidden else each["error"]) for each in step.failures],
         "input": _folded(traced.input, is_hidden),
         "output": _folded(traced.output, is_hidden),
     }

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from functools import partial
+from itertools import count, takewhile
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -15,7 +16,8 @@ from bloxserver.core import json_text
 from bloxserver.core.errors import DomainError
 from bloxserver.core.safe_http import GuardedClient, shared_client
 from executions import approvals, mails
-from executions.engine.conversation import Conversation
+from executions.engine import called_flow
+from executions.engine.conversation import Told
 from executions.engine.model_turn import ModelTurn
 from executions.engine.planner import Plan
 from executions.engine.store import Transaction
@@ -25,11 +27,10 @@ from executions.models import (
     MODEL,
     SLEEP,
     START_FLOW,
+    TURNED_AWAY,
     Approval,
     ApprovalAnswer,
     ApprovalKind,
-    Execution,
-    ExecutionStatus,
     JournalEntry,
     State,
     Step,
@@ -49,8 +50,6 @@ UNSEEN_WAIT_SECONDS = 0.5  # before a longer one, what has been done is written,
 SHORT_WAIT_SECONDS = 2.0  # is waited for in the worker; a longer one parks the execution
 CHILD_POLLS_SECONDS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.3)  # then the parent parks, and the child's end wakes it
 CHILD_LOOK_SECONDS = 1.0  # while the worker has other steps of the execution to do
-# Should the wake-up be lost, the parent looks again when the child has run for as long again, within these.
-CHILD_LOOK_AGAIN = timedelta(seconds=30), timedelta(minutes=15)
 ANSWER_LOOK_SECONDS = 1.0  # while the worker has other steps of the execution to do; else it parks
 MAX_POSITION = 32  # characters: the column's
 LOG_LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
@@ -68,7 +67,8 @@ class StepContext:
         self._open_waits = 0
         self._remaining: float | None = None
         self._winding_up: asyncio.Task[Any] | None = None  # this context's block, once it is to end
-        self._conversation = Conversation()
+        self._told = Told()
+        self._waited_for = ""  # at the end of the time limit, where that is known
         self.execution_id: UUID = run.claimed.pk
         self.flow_id: UUID = run.claimed.flow_id
         self.user_id: UUID = run.claimed.user_id
@@ -109,7 +109,9 @@ class StepContext:
                 return await self._run.run_scope(scope, first)
         except BlockError as error:
             if keep_failure:
-                self._run.write_down(self._entry(FAILED_CALL, position, {"message": error.message, "code": error.code}))
+                self._run.record.write_down(
+                    self._entry(FAILED_CALL, position, {"message": error.message, "code": error.code})
+                )
             raise
 
     async def record(self, fn: Callable[[], Awaitable[Any]], *, position: str | None = None) -> Any:
@@ -118,7 +120,7 @@ class StepContext:
             return json_text.loads(entry.value)
         with self._working():
             entry = self._entry("record", position, await fn())
-            self._run.write_down(entry)
+            self._run.record.write_down(entry)
             await self._run.flush()
         return json_text.loads(entry.value)  # as whoever reads it from the record
 
@@ -130,7 +132,10 @@ class StepContext:
         if (entry := self._recorded(SLEEP, position)) is not None:
             moment = datetime.fromisoformat(json_text.loads(entry.value))
         elif (moment - timezone.now()).total_seconds() > SHORT_WAIT_SECONDS:
-            self._run.write_down(self._entry(SLEEP, position, moment.isoformat()))
+            self._run.record.write_down(self._entry(SLEEP, position, moment.isoformat()))
+        await self._sleep_until(moment)
+
+    async def _sleep_until(self, moment: datetime) -> None:
         seconds = (moment - timezone.now()).total_seconds()
         if seconds > UNSEEN_WAIT_SECONDS:
             await self._run.show_waiting(self._step, moment)
@@ -146,21 +151,21 @@ class StepContext:
         return UUID(child)
 
     async def wait_for_execution(self, execution_id: UUID, *, position: str | None = None) -> Any:
-        look = partial(_look_at, execution_id)
+        look = partial(called_flow.look_at, execution_id)
         for pause in CHILD_POLLS_SECONDS:
             child = await self._run.store.call_patiently(look)
             if child.state == State.ENDED:
-                return _output_of(child)
+                return called_flow.output_of(child)
             await asyncio.sleep(pause)
         self._run.children.add(execution_id)
-        if self._step.key not in self._run.recorded:  # where it tells that the called one is waited for
+        if self._step.key not in self._run.record.steps:  # where it tells that the called one is waited for
             await self._run.show_waiting(self._step, None)
         while child.state != State.ENDED:
-            with self._waiting(until=_look_again(child)):
+            with self._waiting(until=called_flow.look_again(child)):
                 await asyncio.sleep(CHILD_LOOK_SECONDS)
             child = await self._run.store.call_patiently(look)
         self._run.children.discard(execution_id)
-        return _output_of(child)
+        return called_flow.output_of(child)
 
     async def ask(
         self, message: str, *, until: datetime | None, notify: Sequence[str] = (), position: str | None = None
@@ -225,7 +230,7 @@ class StepContext:
             answer = ModelAnswer.from_json(json_text.loads(entry.value))
         else:
             answer = await self._ask_model(request, position)
-        self._conversation.add(request, answer)
+        self._told.add(request, answer)
         return answer
 
     async def _ask_model(self, request: Request, position: str) -> ModelAnswer:
@@ -234,17 +239,24 @@ class StepContext:
         if self._run.is_handing_back:
             with self._waiting():
                 await asyncio.Event().wait()  # until the run has noticed that it is idle, and cancels this
-        turn = ModelTurn(self._run, self._step, position, told=self._conversation.new_in(request))
+        turn = ModelTurn(self._run, self._step, position, told=self._told.new_in(request))
         with self._working():
             try:
                 return await turn.take(request, self._entry(MODEL, position, None), seconds_left=self._seconds_left)
             except asyncio.CancelledError:
                 if self._timeout is not None and self._timeout.expired():
                     turn.cut_off()
+                    self._waited_for = request.model
                 raise
 
+    @property
+    def late(self) -> str:
+        """What is said of an attempt whose time limit is over."""
+        waited = f" At the end it waited for {self._waited_for}." if self._waited_for else ""
+        return f"It gave no result within {self._limit:g} seconds.{waited}"
+
     async def respond(self, status: int, headers: Mapping[str, str], body: Any) -> None:
-        self._run.response = json_text.dumps({"status": status, "headers": dict(headers), "body": body})
+        self._run.record.response = json_text.dumps({"status": status, "headers": dict(headers), "body": body})
 
     def log(self, level: str, message: str) -> None:
         text = json_text.one_line(redact(str(message), self._run.secrets.values()))
@@ -256,6 +268,27 @@ class StepContext:
         """The wait between two attempts; the next attempt's number tells which."""
         moment = timezone.now() + timedelta(seconds=seconds)
         await self.sleep_until(moment, position=f"retry {self._step.attempt}")
+
+    def waits_for_turn(self) -> list[dict[str, Any]]:
+        """What is on record of them, in their order."""
+        journal, key = self._run.record.journal, self._step.key
+        entries = (journal.get((key, f"turned away {number}")) for number in count(1))
+        return [json_text.loads(entry.value) for entry in takewhile(bool, entries) if entry]
+
+    async def wait_for_turn(self) -> None:
+        """The last of the waits on record, as far as it is not over."""
+        if waits := self.waits_for_turn():
+            await self._sleep_until(datetime.fromisoformat(waits[-1]["until"]))
+
+    def note_turned_away(self, error: BlockError, *, seconds: float) -> None:
+        """Put a wait for so long on record, and why; it is written with the next flush."""
+        wait = {
+            "until": (timezone.now() + timedelta(seconds=seconds)).isoformat(),
+            "seconds": seconds,
+            "code": error.code,
+            "reason": error.message,
+        }
+        self._run.record.write_down(self._entry(TURNED_AWAY, f"turned away {len(self.waits_for_turn()) + 1}", wait))
 
     @contextmanager
     def _waiting(self, until: datetime | None = None, *, for_person: bool = False) -> Iterator[None]:
@@ -337,7 +370,7 @@ class StepContext:
         )
 
     def _recorded(self, kind: str, position: str) -> JournalEntry | None:
-        entry = self._run.journal.get((self._step.key, position))
+        entry = self._run.record.journal.get((self._step.key, position))
         if entry is not None and entry.kind != kind:
             raise BlockError(
                 f"At position {position} the journal has a {entry.kind} where the block now asks for a {kind}: "
@@ -351,30 +384,3 @@ class StepContext:
 def crash_position(step: Step) -> str:
     """Where the journal has the question of what to do about an attempt whose worker died."""
     return f"crash {step.attempt}"
-
-
-def _look_at(execution_id: UUID) -> Execution:
-    """The execution, once it has ended with its output. Raises `BlockError` when it is gone."""
-    rows = Execution.objects.filter(pk=execution_id)
-    child = rows.only("state", "started_at").first()
-    if child is not None and child.state == State.ENDED:
-        child = rows.select_related("payload").only("state", "status", "error_message", "payload__output").first()
-    if child is None:
-        raise BlockError(
-            f"The execution {execution_id} that it called was deleted.", code="called_flow_failed", retryable=False
-        )
-    return child
-
-
-def _look_again(child: Execution) -> datetime:
-    now, (least, most) = timezone.now(), CHILD_LOOK_AGAIN
-    return now + min(max(now - child.started_at, least), most)
-
-
-def _output_of(child: Execution) -> Any:
-    if child.status == ExecutionStatus.SUCCESS:
-        return json_text.loads(child.payload.output or "null")
-    raise BlockError(
-        f"The execution {child.pk} that it called ended as {child.status}: {child.error_message}",
-        code="called_flow_failed",
-    )

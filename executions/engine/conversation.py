@@ -5,7 +5,7 @@ from typing import Any
 from llm.exchange import Answer, AssistantMessage, Message, Request, ToolCall, ToolResult, UserMessage
 
 
-class Conversation:
+class Told:
     """All that one step has said to models so far. An agent tells it all anew at each turn; the record repeats none of it."""
 
     def __init__(self) -> None:

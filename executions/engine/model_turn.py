@@ -3,28 +3,33 @@
 A worker that dies in between asks once more, which may be paid for twice; an answer that is on record never is.
 """
 
+import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 from django.utils import timezone
 
+from billing.errors import BudgetExceeded
 from billing.metering import release_llm
 from bloxserver.core import json_text
+from bloxserver.core.ids import new_id
 from executions.endings import WORKER_LOST
 from executions.engine.conversation import call_of, said
 from executions.engine.model_calls import ModelCall, metered, own_key_id, prepare
 from executions.engine.planner import derive_key
 from executions.engine.speech import Saying
+from executions.engine.store import LeaseLost, Unwritable
 from executions.models import MODEL_BLOCK, JournalEntry, Step, StepStatus
 from executions.speech import Turn
 from flows.blocks.base import BlockError
 from flows.organism.templates import redact
 from llm import wire
 from llm.ask import ask
-from llm.errors import Failure, ModelError
+from llm.errors import ModelError
 from llm.exchange import Answer, Endpoint, Request
 from llm.services import mark_key_refused
 
@@ -34,9 +39,14 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 LOST = "The worker died while the model was asked; its answer is unknown."
-# Of a provider that gave no answer: what is reserved for the call stays so until it lapses.
-MAY_BE_CHARGED = (Failure.TIMEOUT, Failure.BAD_ANSWER)
 LATE = "It had not answered when the listener's time limit was over."
+# What the call is given less than the step has left: a provider that is late is then reported as such, and counted.
+MARGIN_SECONDS = 1.0
+MARGIN = 0.1  # of what is left, where that is less
+
+# Refusals that asked nobody: not this one's turn yet.
+NOT_ITS_TURN = frozenset({"llm_rate_limited", "llm_overloaded", "provider_rate_limited", BudgetExceeded.code})
+PASSED_OVER = frozenset({"full", "open", "resting", "shed"})  # hops that were not asked
 
 
 class ModelTurn:
@@ -46,61 +56,104 @@ class ModelTurn:
         self._run = run
         self._asking = asking
         self._asked = {**call_of(Answer("", model=told["model"])), "stop": ""}  # all that is known before it answers
+        self._was_asked = False
         self._step = self._begin(f"{asking.key}:{position}", told)
 
     async def take(self, request: Request, entry: JournalEntry, *, seconds_left: Callable[[], float]) -> Answer:
         """Ask, and give the answer once it is on record. Raises `BlockError` where there is none."""
         run, step = self._run, self._step
         await run.flush()  # all that led up to it, and that it is under way
-        saying = Saying(Turn(run.claimed.pk, step.pk, step.attempt), run.store.speaker)
+        turn = Turn(run.claimed.pk, step.pk, step.attempt)
+        saying = Saying(turn, run.store.speaker, secrets=tuple(run.secrets.values()))
         try:
-            call, answer = await self._ask(request, saying, seconds_left)
+            answer = self._kept(*await self._ask(request, saying, seconds_left), entry)
+            await run.flush()
         except ModelError as error:
-            message = self._shown(error.message)
-            self._step.model_call = {**self._asked, "path": [asdict(hop) for hop in error.path]}
-            self._fail(error.code, message)
-            raise BlockError(
-                message, code=error.code, retryable=error.retryable, retry_after=error.retry_after
-            ) from error
+            raise self._refused(error) from error
+        except (LeaseLost, Unwritable):
+            raise
+        except Exception as error:
+            self._fail_if_open("block_crashed", f"Asking the model crashed ({type(error).__name__}).")
+            raise
         finally:
             await saying.close()
-        entry.value = json_text.dumps(self._shown(answer.as_json()))
-        answer = Answer.from_json(json_text.loads(entry.value))  # as whoever reads it from the record
-        run.write_down(entry)
-        run.meter(metered(call, answer))
-        self._succeed(answer)
-        await run.flush()
         return answer
 
     def cut_off(self) -> None:
         """The time limit of the step that asks was over before there was an answer.
 
-        What is reserved for it stays so until it lapses: the provider may charge for what it has said.
+        What is reserved for a call that was made stays so until it lapses: the provider may charge for what it has said.
         """
-        self._fail("step_timeout", LATE)
+        self._fail_if_open("step_timeout", LATE)
+
+    def _kept(self, call: ModelCall, answer: Answer, entry: JournalEntry) -> Answer:
+        """The answer as whoever reads it from the record, into which it is taken, for the next flush.
+
+        Nothing is awaited between an answer and this: one that was paid for is not lost. Raises `ModelError`.
+        """
+        self._run.record.meter(metered(call, answer, now=timezone.now()))
+        try:
+            entry.value = json_text.dumps(self._shown(answer.as_json()))
+        except (ValueError, RecursionError) as error:
+            raise ModelError(
+                f"The model's answer is no JSON that can be kept: {error}", code="answer_unreadable", retryable=False
+            ) from error
+        answer = Answer.from_json(json_text.loads(entry.value))
+        self._run.record.write_down(entry)
+        self._succeed(answer)
+        return answer
+
+    def _refused(self, error: ModelError) -> BlockError:
+        """What the block is told, and its step's record says. A turn that has not come goes on waiting."""
+        message = self._shown(error.message)
+        asked_nobody = all(hop.outcome in PASSED_OVER for hop in error.path)
+        counts = not (error.retryable and error.code in NOT_ITS_TURN and asked_nobody)
+        self._step.model_call = {**self._asked, "path": [asdict(hop) for hop in error.path]}
+        if counts:
+            self._fail(error.code, message)
+        else:
+            self._wait(error.code, message)
+        return BlockError(
+            message, code=error.code, retryable=error.retryable, retry_after=error.retry_after, counts=counts
+        )
 
     async def _ask(
         self, request: Request, saying: Saying, seconds_left: Callable[[], float]
     ) -> tuple[ModelCall, Answer]:
-        run, call_in_thread = self._run, self._run.store.call_patiently
+        run, call_id = self._run, new_id()
         await wire.warm_up()  # before the clock of the first call runs
-        look_up = partial(prepare, run.claimed, self._step.listener, request, seconds=seconds_left())
-        call = await call_in_thread(lambda: look_up(now=timezone.now()))
         try:
+            look_up = partial(prepare, run.claimed, self._step.listener, request, call_id=call_id)
+            left = seconds_left()
+            call = await run.store.call_patiently(lambda: look_up(seconds=left, now=timezone.now()))
+            left = seconds_left()
             answer = await ask(
                 call.request,
                 call=wire.call,
                 caller=call.caller,
                 endpoints=call.endpoints,
-                timeout=max(0.0, seconds_left()),
+                timeout=max(0.0, left - min(MARGIN_SECONDS, MARGIN * left)),
                 on_text=saying.hear,
                 on_key_refused=self._key_refused,
+                on_asked=self._note_asked,
             )
         except ModelError as error:
-            if not any(hop.outcome in MAY_BE_CHARGED for hop in error.path):
-                await call_in_thread(partial(release_llm, call_id=call.id, now=timezone.now()))
+            if not any(hop.may_be_charged for hop in error.path):
+                await self._release(call_id)
+            raise
+        except BaseException:  # also where its time limit, or its execution's end, cuts it off
+            if not self._was_asked:
+                await asyncio.shield(self._release(call_id))
             raise
         return call, answer
+
+    def _note_asked(self) -> None:
+        self._was_asked = True
+
+    async def _release(self, call_id: UUID) -> None:
+        """Nobody was asked, so nothing can be charged. The database's thread takes one after the other: a reservation that
+        is being made is there when this runs."""
+        await self._run.store.call_patiently(partial(release_llm, call_id=call_id, now=timezone.now()))
 
     async def _key_refused(self, endpoint: Endpoint, reason: str) -> None:
         await self._run.store.call_patiently(
@@ -113,13 +166,13 @@ class ModelTurn:
     # Its step. ----------------------------------------------------------------------------------------------------
 
     def _begin(self, scope: str, told: dict[str, Any]) -> Step:
-        step = self._run.step_at(derive_key(scope, MODEL_BLOCK))
+        step = self._run.record.step_at(derive_key(scope, MODEL_BLOCK))
         step = self._new_step(scope) if step is None else self._once_more(step)
         step.status, step.due_at, step.completed_at = StepStatus.RUNNING, None, None
         step.input = json_text.dumps(self._shown(told))
         step.model_call = self._asked
-        self._run.start(step)
-        self._run.put(step)
+        self._run.record.start(step)
+        self._run.record.put(step)
         return step
 
     def _new_step(self, scope: str) -> Step:
@@ -152,10 +205,19 @@ class ModelTurn:
         step.output = json_text.dumps(said(answer.text, answer.calls))
         step.model_call = call_of(answer)
         step.tokens_in, step.tokens_out = answer.usage.tokens_in, answer.usage.tokens_out
-        self._run.finish(step)
+        self._run.record.finish(step)
+
+    def _wait(self, code: str, message: str) -> None:
+        step = self._step
+        step.status, step.error, step.error_code = StepStatus.WAITING, json_text.clean(message), code
+        self._run.record.put(step)
+
+    def _fail_if_open(self, code: str, message: str) -> None:
+        if self._step.status == StepStatus.RUNNING:
+            self._fail(code, message)
 
     def _fail(self, code: str, message: str) -> None:
         step = self._step
         step.status, step.completed_at = StepStatus.ERROR, timezone.now()
         step.error, step.error_code = json_text.clean(message), code
-        self._run.finish(step)
+        self._run.record.finish(step)

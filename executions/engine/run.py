@@ -18,17 +18,18 @@ from uuid import UUID
 from django.db.models.functions import Now
 from django.utils import timezone
 
-from billing.metering import MeteredCall
 from bloxserver.core import json_text
-from executions import approvals, endings
+from executions import approvals, endings, speech
 from executions.endings import Ending, canceled, timed_out
 from executions.engine.leases import Claimed
 from executions.engine.planner import Delivery, Plan
-from executions.engine.steps import WORKER_LOST, Outcome, StepFailed, StepRunner
+from executions.engine.record import Record
+from executions.engine.steps import Outcome, StepFailed, StepRunner
 from executions.engine.store import Change, LeaseLost, Store, Transaction
 from executions.engine.turns import Turns
-from executions.models import Execution, ExecutionStatus, JournalEntry, State, Step, StepStatus
+from executions.models import Execution, ExecutionStatus, State, Step, StepStatus
 from executions.services.cancellation import cancel_called_by
+from executions.speech import Turn
 from flows.organism.spec import Organism
 
 logger = logging.getLogger(__name__)
@@ -57,11 +58,9 @@ class ExecutionRun:
         self.claimed = claimed
         self.organism = organism
         self.store = store
-        self.recorded = {step.key: step for step in claimed.steps}
-        self.journal = {(entry.step_key, entry.position): entry for entry in claimed.journal}
+        self.record = Record(claimed)
         self.children: set[UUID] = set()  # executions whose end this one waits for
         self.asked: set[UUID] = set()  # approvals whose answer this one waits for
-        self.response: str | None = None  # what a respond block said, until it is written
         self.effects: set[asyncio.Task[Any]] = set()  # under way: their deliveries await and record them
         self.delivered: set[str] = set()  # keys, for the loop guard
         self.names = {  # what expressions see in every step
@@ -77,11 +76,6 @@ class ExecutionRun:
         self.secrets: dict[str, str] = {}  # by name, as far as they were used
         self._steps = StepRunner(self)
         self._alone = 0  # deliveries without a task of their own, so far
-        self._number = max((step.number for step in claimed.steps), default=0)
-        self._unsaved_steps: dict[str, Step] = {}
-        self._unsaved_journal: list[JournalEntry] = []
-        self._unsaved_calls: list[MeteredCall] = []
-        self._unfinished: dict[str, Step] = {}  # started here, and not ended
         self.turns = Turns(self._idle)
         self._handing_back = False
         self._parks = False
@@ -89,7 +83,6 @@ class ExecutionRun:
         self._lost = False
         self._closing = False
         self._main: asyncio.Task[Any] | None = None
-        self._forget_earlier_failures()
 
     @cached_property
     def random(self) -> Random:
@@ -194,14 +187,8 @@ class ExecutionRun:
         return await self.run_scope(scope, first)
 
     async def _end(self, ending: Ending) -> None:
-        for step in self._unfinished.values():
-            step.status, step.due_at, step.completed_at = StepStatus.ERROR, None, timezone.now()
-            step.error, step.error_code = (
-                ending.error_message or "Dropped at the end of the execution.",
-                ending.error_code,
-            )
-            self.put(step)
-        await self._write(self._unsaved(ending=ending))
+        self.record.end_all(ending.error_message or "Dropped at the end of the execution.", ending.error_code)
+        await self._write(self.record.unsaved(ending=ending))
 
     async def _give_up(self) -> None:
         """End it with nothing more on record: another worker would only meet the same fault."""
@@ -220,9 +207,9 @@ class ExecutionRun:
         for key, moment in self.turns.parked:
             if moment is not None:
                 moments[key] = min(moment, moments.get(key, moment))
-        for step in self._unfinished.values():
+        for step in self.record.begun:
             step.status, step.due_at = StepStatus.WAITING, moments.get(step.key)
-            self.put(step)
+            self.record.put(step)
         due_at = Now() if self._handing_back else approvals.due_at(self.asked, min(moments.values(), default=None))
         release = {
             "state": State.QUEUED if self._handing_back else State.PARKED,
@@ -232,7 +219,7 @@ class ExecutionRun:
             "expiries": 0,
             "seconds_worked": self.claimed.seconds_worked + seconds,
         }
-        await self._write(self._unsaved(release=release))
+        await self._write(self.record.unsaved(release=release))
         if self.children:
             await self.store.call_patiently(self._look_once_more)
 
@@ -257,16 +244,16 @@ class ExecutionRun:
                 tasks |= {asyncio.create_task(self._steps.deliver(scope, delivery)): delivery for delivery in ready}
                 ready = []
                 done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-                for task in sorted(done, key=lambda task: self._order(tasks[task])):
+                for task in sorted(done, key=lambda task: self.record.order(tasks[task].key)):
                     outcome = task.result()
                     following = self._follow(scope, tasks.pop(task), outcome)
                     ready += following
-                    if any(self._has_ended(delivery) for delivery in following):
+                    if any(self.record.has_ended(delivery.key) for delivery in following):
                         break  # what it led to is on record, and had perhaps ended before the others in `done`
         except StepFailed:
             called_off = [*tasks.values(), *ready]
             await self._call_off(tasks)
-            await self._drop([step for delivery in called_off for step in self._unfinished_at(delivery.key)])
+            await self._drop([step for delivery in called_off for step in self.record.unfinished_at(delivery.key)])
             raise
         finally:
             await self._call_off(tasks)
@@ -295,11 +282,9 @@ class ExecutionRun:
             self.turns.over()
         tasks.clear()
 
-    def _unfinished_at(self, key: str) -> list[Step]:
-        """The step of that key and those in the scopes that it called, as far as they have not ended."""
-        inner = [step.key for step in self._unfinished.values() if step.scope.startswith(f"{key}:")]
-        steps = [step for each in inner for step in self._unfinished_at(each)]
-        return [*steps, self._unfinished[key]] if key in self._unfinished else steps
+    async def drop_below(self, step: Step) -> None:
+        """End what a step leaves unfinished in the scopes that it called, since the step itself is over."""
+        await self._drop(self.record.unfinished_below(step.key))
 
     async def _drop(self, steps: list[Step]) -> None:
         """End what a failed scope leaves unfinished: nothing will deliver it again, also after a park.
@@ -317,12 +302,11 @@ class ExecutionRun:
         try:
             await self.flush()
             await self.store.call_patiently(cancel)
+            for turn in [Turn(self.claimed.pk, step.pk, step.attempt) for step in steps if step.is_model_turn]:
+                await self.store.speaker.run(partial(speech.forget, turn))
         finally:
             self.turns.over()
-        for step in steps:
-            step.status, step.due_at, step.completed_at = StepStatus.ERROR, None, timezone.now()
-            step.error, step.error_code = "Dropped, since what ran beside it failed.", "dropped"
-            self.finish(step)
+        self.record.drop(steps)
 
     def _follow(self, scope: Scope, delivery: Delivery, outcome: Outcome) -> list[Delivery]:
         """What follows from a delivery that has ended; only then is its own turn over."""
@@ -338,104 +322,33 @@ class ExecutionRun:
     def _take_turns(self, deliveries: list[Delivery]) -> list[Delivery]:
         """Those of them that are to be delivered: while handing back, only from the record."""
         if self._handing_back:
-            deliveries = [delivery for delivery in deliveries if self._has_ended(delivery)]
+            deliveries = [delivery for delivery in deliveries if self.record.has_ended(delivery.key)]
         for _ in deliveries:
             self.turns.take()
         return deliveries
 
-    def _has_ended(self, delivery: Delivery) -> bool:
-        step = self.recorded.get(delivery.key)
-        return step is not None and step.status in (StepStatus.SUCCESS, StepStatus.ERROR)
-
-    def _order(self, delivery: Delivery) -> int:
-        """Deliveries from the record are followed in the order in which they had ended."""
-        step = self.recorded.get(delivery.key)
-        return step.number if step else self._number + 1
-
     # The record. --------------------------------------------------------------------------------------------------
-
-    def start(self, step: Step) -> None:
-        self._unfinished[step.key] = step
-
-    def step_at(self, key: str) -> Step | None:
-        """What is on record of it, or under way here."""
-        return self.recorded.get(key) or self._unfinished.get(key)
-
-    def finish(self, step: Step) -> None:
-        """Take the ended step into the record; it is written with the next flush."""
-        self._unfinished.pop(step.key, None)
-        self.recorded[step.key] = step
-        self.put(step)
-
-    def put(self, step: Step) -> None:
-        self._number += 1
-        step.number = self._number
-        self._unsaved_steps[step.key] = step
-
-    def write_down(self, entry: JournalEntry) -> None:
-        self.journal[entry.step_key, entry.position] = entry
-        self._unsaved_journal.append(entry)
-
-    def meter(self, call: MeteredCall) -> None:
-        """Count what a model's answer came to, with the next flush: that which puts the answer on record."""
-        self._unsaved_calls.append(call)
-
-    def forget_failures_below(self, key: str, *, until: datetime | None = None) -> None:
-        """Before a block's next attempt: what failed in the scopes it called (until then) is to be tried again."""
-        for step in [step for step in self.recorded.values() if step.scope.startswith(f"{key}:")]:
-            self.forget_failures_below(step.key, until=until)
-            is_late = until is not None and step.completed_at is not None and step.completed_at > until
-            if step.status == StepStatus.ERROR and not step.sent_to and not is_late:
-                # A new step in the same row. Its attempts are counted on, since what it called is known by them.
-                self.recorded[step.key] = Step(
-                    id=step.id,
-                    status=StepStatus.WAITING,
-                    attempt=step.attempt + 1,
-                    started_at=timezone.now(),
-                    **_origin(step),
-                )
-
-    def _forget_earlier_failures(self) -> None:
-        """Forgetting writes nothing, so a run that parked, or died, before the next attempt has left the failures on record."""
-        for step in self.claimed.steps:
-            failures = [entry["at"] for entry in step.failures if entry["code"] != WORKER_LOST]
-            if failures and step.completed_at is None:
-                self.forget_failures_below(step.key, until=datetime.fromisoformat(failures[-1]))
 
     async def flush(self) -> None:
         """Commit what has not been written."""
-        await self._write(self._unsaved())
+        await self._write(self.record.unsaved())
 
     async def transact(self, transaction: Transaction) -> Any:
         """Commit what has not been written, and then `transaction`. Gives what it gave, raises what it raised."""
         change = Change(self.claimed.pk, self.claimed.lease, transaction=transaction)
         _, value = await asyncio.gather(self.flush(), self._write(change))
-        self.journal[transaction.entry.step_key, transaction.entry.position] = transaction.entry
+        self.record.journal[transaction.entry.step_key, transaction.entry.position] = transaction.entry
         return value
 
     async def show_waiting(self, step: Step, until: datetime | None) -> None:
         """Commit all so far, with `step` as waiting."""
         step.status, step.due_at = StepStatus.WAITING, until
-        self.put(step)
+        self.record.put(step)
         await self.flush()
 
     async def flush_if_many(self) -> None:
-        if len(self._unsaved_steps) >= FLUSH_AFTER_STEPS:
+        if self.record.unsaved_steps >= FLUSH_AFTER_STEPS:
             await self.flush()
-
-    def _unsaved(self, **what: Any) -> Change:
-        change = Change(
-            self.claimed.pk,
-            self.claimed.lease,
-            self.claimed.parent_id,
-            steps=list(self._unsaved_steps.values()),
-            journal=self._unsaved_journal,
-            model_calls=self._unsaved_calls,
-            response=self.response,
-            **what,
-        )
-        self._unsaved_steps, self._unsaved_journal, self._unsaved_calls, self.response = {}, [], [], None
-        return change
 
     async def _write(self, change: Change) -> Any:
         try:
@@ -459,9 +372,3 @@ class ExecutionRun:
             now=timezone.now(),
         )
         return str(child.pk)
-
-
-def _origin(step: Step) -> dict[str, Any]:
-    """The fields that say which delivery a step is."""
-    names = ("execution_id", "key", "scope", "parents", "listener", "block", "from_listener", "input")
-    return {name: getattr(step, name) for name in names}

@@ -1,7 +1,7 @@
 """What models say, on its way from a worker's loop to who watches: gathered for a moment, and told for all turns at once."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -10,6 +10,7 @@ from django.conf import settings
 from bloxserver.core import json_text
 from executions import speech
 from executions.speech import Piece, Turn
+from flows.organism.templates import longest_form, redact
 
 # Between two tellings: a reader's eye needs no more. Each costs Redis a command, or the database a write.
 WITH_REDIS_SECONDS = 0.05
@@ -20,9 +21,11 @@ MAX_CHARACTERS = 1024 * 1024  # of a turn; what comes after is not shown until i
 class Saying:
     """One attempt at a turn: `hear` takes each piece of text as it comes, in the event loop, and never waits."""
 
-    def __init__(self, turn: Turn, speaker: "Speaker") -> None:
+    def __init__(self, turn: Turn, speaker: "Speaker", *, secrets: Sequence[str] = ()) -> None:
         self.turn = turn
         self.was_told = False
+        self._secrets = secrets
+        self._held_back = longest_form(secrets)
         self._speaker = speaker
         self._seq = 0
         self._told = 0  # characters
@@ -38,11 +41,17 @@ class Saying:
             self._speaker.tell_soon(self)
 
     def take(self) -> Piece | None:
-        """What has come since the last time, as one piece."""
-        if not self._texts:
+        """What has come since the last time, as one piece, without the flow's secrets.
+
+        The end of it stays back, as long as a secret may be of which the rest is yet to come: the turn's end tells all.
+        """
+        text = redact("".join(self._texts), self._secrets)
+        end = len(text) - self._held_back
+        self._texts = [text[max(0, end) :]]
+        if end <= 0:
             return None
         self._seq += 1
-        text, self._texts = "".join(self._texts), []
+        text = text[:end]
         self.was_told = True
         return Piece(self._seq, text)
 

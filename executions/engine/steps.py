@@ -16,12 +16,12 @@ from bloxserver.core import json_text
 from bloxserver.core.ids import new_id
 from executions.engine.context import StepContext, crash_position
 from executions.engine.planner import Delivery, destinations
-from executions.engine.retries import may_retry, retry_delay
+from executions.engine.retries import may_retry, may_wait, retry_delay, turn_delay
 from executions.engine.store import LeaseLost, Unwritable
 from executions.models import ApprovalAnswer, Step, StepStatus
 from flows.blocks.base import Arrival, BlockError, Effects, Output
 from flows.organism.scope import Scope as Names
-from flows.organism.spec import Listener
+from flows.organism.spec import Listener, RetryPolicy
 from flows.organism.templates import redact
 from flows.services import secret_value
 
@@ -62,15 +62,15 @@ class StepRunner:
         run = self._run
         listener = run.organism.listeners[delivery.listener]
         self._guard_loops(delivery)
-        step = run.recorded.get(delivery.key)
+        step = run.record.steps.get(delivery.key)
         if step is not None and step.status in (StepStatus.SUCCESS, StepStatus.ERROR):
             return self._from_record(step, delivery)
         effects = listener.block.effects(listener.config.raw)
         under_way = step is not None and (
-            step.status == StepStatus.RUNNING or (step.key, crash_position(step)) in run.journal
+            step.status == StepStatus.RUNNING or (step.key, crash_position(step)) in run.record.journal
         )
         step = step or self._new_step(scope, delivery, listener)
-        run.start(step)
+        run.record.start(step)
         if under_way and (outcome := await self._after_crash(scope, step, delivery, effects)) is not None:
             return outcome
         return await self._attempts(scope, step, delivery, effects)
@@ -87,6 +87,7 @@ class StepRunner:
             if policy == ApprovalAnswer.SUCCEED:
                 step.notes = [*step.notes, lost.message]
                 value = json_text.loads(decision.output or "null")
+                await self._run.drop_below(step)
                 return await self._succeed(scope, step, listener, effects, value=value, chosen=None)
         if policy == "fail":
             return await self._fail(scope, step, delivery, lost, effects)
@@ -100,10 +101,14 @@ class StepRunner:
             context = StepContext(self._run, scope, step, listener)
             if step.attempt > 1:
                 await context.wait_for_retry(delay)
+            await context.wait_for_turn()
             try:
                 return await self._attempt(context, scope, step, delivery, effects)
             except BlockError as error:
                 failure = error
+            if self._is_to_wait(context, failure, listener.retry, effects):
+                delay = 0.0
+                continue
             made = 1 + sum(entry["code"] != WORKER_LOST for entry in step.failures)
             if not may_retry(listener.retry, failure, attempt=made, effects=effects):
                 return await self._fail(scope, step, delivery, failure, effects)
@@ -112,13 +117,28 @@ class StepRunner:
             if effects in OUTSIDE:
                 await self._run.flush()  # the effect is no longer under way, should the worker die while it waits
 
+    def _is_to_wait(self, context: StepContext, failure: BlockError, policy: RetryPolicy, effects: Effects) -> bool:
+        """Whether it was turned away, and is to run again once its turn may have come; the wait is on record then."""
+        if failure.counts:
+            return False
+        waits = context.waits_for_turn()
+        seconds = turn_delay(failure, waits=len(waits), random=self._run.random)
+        waited = sum(wait["seconds"] for wait in waits)
+        if not may_wait(policy, failure, waited=waited, seconds=seconds, effects=effects):
+            failure.message += (
+                f" It had waited for its turn {len(waits)} times, {waited:.0f} s in all." if waits else ""
+            )
+            return False
+        context.note_turned_away(failure, seconds=seconds)
+        return True
+
     async def _attempt(
         self, context: StepContext, scope: "Scope", step: Step, delivery: Delivery, effects: Effects
     ) -> Outcome:
         if effects not in OUTSIDE:
             return await self._work(context, scope, step, delivery, effects)
         step.status, step.due_at = StepStatus.RUNNING, None
-        self._run.put(step)
+        self._run.record.put(step)
         await self._run.flush()  # all that led up to the effect, and that it is under way
         effect = asyncio.create_task(self._work(context, scope, step, delivery, effects))
         self._run.effects.add(effect)
@@ -169,7 +189,7 @@ class StepRunner:
         to = () if scope.plan.alone else _destinations(listener, chosen)
         step.status, step.output, step.sent_to = StepStatus.SUCCESS, text, list(to)
         step.due_at, step.completed_at = None, timezone.now()
-        self._run.finish(step)
+        self._run.record.finish(step)
         if effects in OUTSIDE:
             await self._run.flush()  # before anything that follows acts on it
         else:
@@ -199,7 +219,7 @@ class StepRunner:
                 payload = delivery.payload if _is_ours(listener) else deepcopy(delivery.payload)
                 return await listener.block.run(context, config, payload)
         except TimeoutError as error:
-            raise BlockError(f"It gave no result within {listener.timeout:g} seconds.", code="step_timeout") from error
+            raise BlockError(context.late, code="step_timeout") from error
         except ValidationError as error:
             raise BlockError(_explain(error), code="config_invalid", retryable=False) from error
         except (BlockError, LeaseLost, Unwritable, KeyboardInterrupt):
@@ -223,6 +243,7 @@ class StepRunner:
     ) -> Outcome:
         """The step has failed for good: record it, and hand the error to `on_error` where there is one."""
         handler = None if scope.plan.alone else self._run.organism.listeners[delivery.listener].on_error
+        await self._run.drop_below(step)
         self._record_failure(step, error, handler=handler)
         if effects in OUTSIDE:
             await self._run.flush()
@@ -231,7 +252,7 @@ class StepRunner:
     def _record_failure(self, step: Step, error: BlockError, *, handler: str | None) -> None:
         step.status, step.error, step.error_code = StepStatus.ERROR, error.message, error.code
         step.sent_to, step.due_at, step.completed_at = [handler] if handler else [], None, timezone.now()
-        self._run.finish(step)
+        self._run.record.finish(step)
 
     def _from_record(self, step: Step, delivery: Delivery) -> Outcome:
         if step.status == StepStatus.SUCCESS:
@@ -260,9 +281,9 @@ class StepRunner:
         step.failures = [*step.failures, entry]
         step.attempt += 1
         step.status = StepStatus.WAITING
-        self._run.put(step)
+        self._run.record.put(step)
         if failure.code != WORKER_LOST:  # what a crash found failed has failed for its caller, too
-            self._run.forget_failures_below(step.key)
+            self._run.record.forget_failures_below(step.key)
 
     def _new_step(self, scope: "Scope", delivery: Delivery, listener: Listener) -> Step:
         is_first = not delivery.parents and not scope.plan.scope

@@ -17,6 +17,7 @@ from executions.engine.drain import DRAIN_SECONDS, Drain, ring_for_what_is_left
 from executions.engine.leases import LeaseKeeper
 from executions.engine.store import Store
 from executions.engine.watchdog import Watchdog
+from llm.path.shared import shared
 from llm.wire import close_clients
 
 
@@ -43,6 +44,7 @@ class Worker:
 
     def close(self) -> None:
         self._runner.run(close_clients())
+        self._runner.run(shared().close())
         self._runner.run(close_shared_client())
         self._runner.close()
         self._keeper.close()

@@ -19,7 +19,7 @@ class Migration(migrations.Migration):
         migrations.AlterField(
             model_name='journalentry',
             name='kind',
-            field=models.CharField(help_text='What was asked: record, transact, sleep, ask, start_flow, model, failed_call.', max_length=20),
+            field=models.CharField(help_text='What was asked: record, transact, sleep, ask, start_flow, model, failed_call, turned_away.', max_length=20),
         ),
         migrations.CreateModel(
             name='SpokenText',

@@ -3,7 +3,15 @@
 from executions.bulk.models import BulkItem, BulkOperation
 from executions.models.approvals import Approval, ApprovalAnswer, ApprovalKind
 from executions.models.execution import Execution, ExecutionPayload, ExecutionStatus, State, TriggerType
-from executions.models.journal import ASK, FAILED_CALL, MODEL, SLEEP, START_FLOW, JournalEntry
+from executions.models.journal import (
+    ASK,
+    FAILED_CALL,
+    MODEL,
+    SLEEP,
+    START_FLOW,
+    TURNED_AWAY,
+    JournalEntry,
+)
 from executions.models.notices import FailureNotice, NoticeKind
 from executions.models.steps import LARGE_OUTPUT_CHARACTERS, MODEL_BLOCK, LargeOutput, SpokenText, Step, StepStatus
 from executions.models.tallies import ExecutionTally
@@ -16,6 +24,7 @@ __all__ = [
     "MODEL_BLOCK",
     "SLEEP",
     "START_FLOW",
+    "TURNED_AWAY",
     "Approval",
     "ApprovalAnswer",
     "ApprovalKind",

@@ -8,6 +8,7 @@ from executions.models.execution import Execution
 
 # Kinds of entries that others than the engine read.
 SLEEP, START_FLOW, MODEL, ASK, FAILED_CALL = "sleep", "start_flow", "model", "ask", "failed_call"
+TURNED_AWAY = "turned_away"  # until when a step waits for its turn, for how many seconds, and why
 
 
 class JournalEntry(models.Model):
@@ -22,7 +23,8 @@ class JournalEntry(models.Model):
     step_key = models.CharField(max_length=32)
     position = models.CharField(max_length=32)
     kind = models.CharField(
-        max_length=20, help_text="What was asked: record, transact, sleep, ask, start_flow, model, failed_call."
+        max_length=20,
+        help_text="What was asked: record, transact, sleep, ask, start_flow, model, failed_call, turned_away.",
     )
     value = models.TextField(help_text="JSON.")
     created_at = models.DateTimeField(default=timezone.now)

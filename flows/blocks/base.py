@@ -74,7 +74,8 @@ class BlockError(Exception):
 
     `code` is stable and snake_case. `retryable` is False where trying again cannot help. `repeat_is_safe` is True
     where the effect surely did not happen (not sent, or refused with 429 or 503), so that even a block with effects
-    `once` may be tried again. `retry_after` is in seconds, as the other side asked.
+    `once` may be tried again. `retry_after` is in seconds, as the other side asked. `counts` is False where nobody was
+    asked, since it was not this one's turn: the step waits and is run again, and none of its attempts is used up.
     """
 
     def __init__(
@@ -85,6 +86,7 @@ class BlockError(Exception):
         retryable: bool = True,
         repeat_is_safe: bool = False,
         retry_after: float | None = None,
+        counts: bool = True,
     ) -> None:
         super().__init__(message)
         self.message = message
@@ -92,6 +94,7 @@ class BlockError(Exception):
         self.retryable = retryable
         self.repeat_is_safe = repeat_is_safe
         self.retry_after = retry_after
+        self.counts = counts
 
 
 @dataclass(frozen=True, slots=True)

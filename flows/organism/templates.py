@@ -261,6 +261,11 @@ def redact(value: Any, secrets: Iterable[str]) -> Any:
     return _Redactor(given).redacted(value) if given else value
 
 
+def longest_form(secrets: Iterable[str]) -> int:
+    """How many characters long a text may be that `redact` replaces: 0 without secrets."""
+    return max((len(form) for secret in secrets if secret for form in _forms(secret)), default=0)
+
+
 def _forms(secret: str) -> set[str]:
     plain = secret.encode("utf-8", "replace")
     safe = plain.decode("utf-8")

@@ -38,6 +38,9 @@ def wake(execution: Execution) -> None:
     """Let the time pass for which it is parked."""
     past = timezone.now() - timedelta(seconds=1)
     execution.journal.filter(kind="sleep").update(value=json.dumps(past.isoformat()))
+    for entry in execution.journal.filter(kind="turned_away"):
+        entry.value = json.dumps({**json.loads(entry.value), "until": past.isoformat()})
+        entry.save(update_fields=["value"])
     Execution.objects.filter(pk=execution.pk, state=State.PARKED).update(due_at=past)
 
 

@@ -336,3 +336,43 @@ def test_a_model_that_nobody_serves_keeps_a_flow_from_starting(
     flow = api.post("/api/v1/flows", {"name": "x", "organismYaml": yaml}, format="json").json()
     refused = api.post(f"/api/v1/flows/{flow['id']}/start")
     assert (refused.status_code, refused.json()["details"]["errors"]) == (400, [error])
+
+
+# A crash that is not repeated. -----------------------------------------------------------------------------------
+@pytest.mark.parametrize("what", ["turn", "call"])
+def test_what_a_crash_leaves_under_way_ends_with_the_agent(
+    api: APIClient, drain: Drain, models: ModelServer, what: str
+) -> None:
+    called = start(api, "  - {name: wait, handler: blox.delay, config: {seconds: 600}}\n")
+    flow = start(
+        api,
+        f"""\
+  - {{name: agent, handler: blox.agent, model: "acme:gpt-5", on_crash: fail, on_error: sorry, peers: [deep]}}
+  - {{name: deep, handler: blox.call_flow, config: {{flow: "{called}"}}}}
+  - {{name: sorry, handler: blox.output}}
+""",
+    )
+    models.script(calls([("deep", {"input": None})]))
+    execution = ended(api, drain, flow)
+    die_in_a(what, execution)
+    drain()
+    assert result(execution)[0] == "success"
+    left = Step.objects.filter(execution=execution).unfinished()
+    assert list(left.values_list("listener", "block", "status")) == []
+    child = Execution.objects.get(parent_id=execution.pk)
+    assert (child.status, child.error_code) == ("error", "canceled")
+
+
+def die_in_a(what: str, execution: Execution) -> None:
+    """Leave what a worker leaves that is killed while the agent's tool is under way, or its turn as well."""
+    execution.refresh_from_db()
+    assert execution.state == State.PARKED
+    Execution.objects.filter(pk=execution.pk).update(due_at=Now())
+    [claimed] = [each for each in claim("dying", limit=10, holding=0) if each.pk == execution.pk]
+    blocks = {"turn": ("blox.agent", "blox.model"), "call": ("blox.agent",)}[what]
+    steps = [step for step in claimed.steps if step.block in blocks]
+    for step in steps:
+        step.status, step.completed_at = StepStatus.RUNNING, None
+    write([Change(execution.pk, claimed.lease, steps=steps)])
+    Execution.objects.filter(pk=execution.pk).update(lease_until=Now() - timedelta(seconds=1))
+    sweep()

@@ -18,6 +18,7 @@ from rest_framework.test import APIClient
 from executions.endings import Ending
 from executions.engine.drain import organism_of
 from executions.engine.leases import Holder, Lease, LeaseKeeper, claim
+from executions.engine.record import Record
 from executions.engine.run import ExecutionRun
 from executions.engine.store import Change, Store, Transaction, Unwritable, write, write_patiently
 from executions.engine.sweeper import sweep
@@ -115,13 +116,13 @@ def test_a_run_whose_record_is_refused_ends_with_an_error(
 ) -> None:
     """A fault of the server's own, put in by hand: no known input leads to one."""
     execution = run(api, start(api, TRANSFORM))
-    put = ExecutionRun.put
+    put = Record.put
 
-    def put_badly(self: ExecutionRun, step: Step) -> None:
+    def put_badly(self: Record, step: Step) -> None:
         put(self, step)
         step.listener = None  # type: ignore[assignment]
 
-    monkeypatch.setattr(ExecutionRun, "put", put_badly)
+    monkeypatch.setattr(Record, "put", put_badly)
     drain()
     assert result(execution) == ("error", "internal_error")
 

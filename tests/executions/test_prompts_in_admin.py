@@ -9,13 +9,22 @@ from django.urls import reverse
 from rest_framework.test import APIClient
 
 from accounts.models import User
-from executions.models import Execution, JournalEntry, LargeOutput, SpokenText, Step
+from executions.models import Approval, Execution, JournalEntry, LargeOutput, SpokenText, Step
 from tests.executions.factories import make_execution, make_flow, make_step
 
 pytestmark = pytest.mark.django_db
 
 HIDDEN = "hidden: the tenant has not allowed operators to read prompts"
-SECRETS = ("Blue shoes?", "the prompt", "it answered", "its arguments", "found it", "passed on")
+SECRETS = (
+    "asked for",
+    "Blue shoes?",
+    "the prompt",
+    "it answered",
+    "its arguments",
+    "found it",
+    "passed on",
+    "may I say it",
+)
 CALL: dict[str, Any] = {
     "model": "claude-sonnet-4-5",
     "provider": "anthropic",
@@ -34,8 +43,8 @@ CALL: dict[str, Any] = {
 @pytest.fixture
 def execution(alice: User) -> Execution:
     """An agent's: before it a step, below it a turn and a tool, after it a step that got its answer."""
-    execution = make_execution(make_flow(alice), input="in", output="passed on")
-    make_step(execution, 1, "before", input="visible", output="Blue shoes?")
+    execution = make_execution(make_flow(alice), input="asked for", output="passed on")
+    make_step(execution, 1, "before", output="Blue shoes?")
     below = {"parents": ["key-5"], "from_listener": "agent"}
     said = {"input": {"messages": ["the prompt"]}, "output": {"text": "it answered"}}
     make_step(
@@ -56,6 +65,9 @@ def execution(alice: User) -> Execution:
     JournalEntry.objects.create(
         execution=execution, step_key="key-5", position="1", kind="model", value='"it answered"'
     )
+    Approval.objects.create(
+        execution=execution, step_key="key-5", position="2", kind="approval", listener="agent", message="may I say it"
+    )
     return execution
 
 
@@ -66,9 +78,15 @@ def page_of(client: Client, row: Any) -> str:
 
 
 def pages(client: Client, execution: Execution) -> str:
-    steps = [step for step in execution.steps.all() if step.listener != "before"]
-    rows = [execution, execution.payload, *steps, *execution.journal.all()]
+    rows = [execution, execution.payload, *execution.steps.all(), *execution.journal.all(), *execution.approvals.all()]
     return "".join(page_of(client, row) for row in rows)
+
+
+LISTS = ("execution", "executionpayload", "step", "journalentry", "approval")
+
+
+def lists(client: Client) -> str:
+    return "".join(client.get(f"/admin/executions/{name}/").content.decode() for name in LISTS)
 
 
 def test_an_operator_reads_no_prompt_and_nothing_that_came_of_it(admin_client: Client, execution: Execution) -> None:
@@ -77,9 +95,9 @@ def test_an_operator_reads_no_prompt_and_nothing_that_came_of_it(admin_client: C
     spoken = SpokenText.objects.create(step=execution.steps.get(number=2), attempt=1, seq=1, text="said aloud")
     html = pages(admin_client, execution) + page_of(admin_client, LargeOutput.objects.get())
     html += page_of(admin_client, spoken) + admin_client.get("/admin/executions/spokentext/").content.decode()
-    assert [text for text in (*SECRETS[1:], "said aloud") if text in html] == []
+    html += lists(admin_client)
+    assert [text for text in (*SECRETS, "said aloud") if text in html] == []
     assert HIDDEN in html
-    assert "visible" in html  # what came before
 
 
 def test_an_operator_reads_all_where_the_tenant_allows_it(
@@ -90,6 +108,61 @@ def test_an_operator_reads_all_where_the_tenant_allows_it(
     html = pages(admin_client, execution)
     assert [text for text in SECRETS if text not in html] == []
     assert HIDDEN not in html
+
+
+SAID = "The model refused to answer: blue shoes"
+
+
+def fail_with_what_was_said(execution: Execution) -> None:
+    Execution.objects.filter(pk=execution.pk).update(status="error", error_code="content_refused", error_message=SAID)
+    failures = [{"attempt": 1, "code": "content_refused", "error": SAID, "at": "2026-03-01T12:00:00+00:00"}]
+    execution.steps.update(status="error", error=SAID, error_code="content_refused", failures=failures, notes=[SAID])
+    execution.refresh_from_db()
+
+
+def test_of_errors_an_operator_reads_the_codes(admin_client: Client, execution: Execution) -> None:
+    fail_with_what_was_said(execution)
+    html = pages(admin_client, execution) + lists(admin_client)
+    assert "blue shoes" not in html
+    assert "content_refused" in html
+
+
+def test_of_shared_errors_an_operator_reads_all(admin_client: Client, execution: Execution, alice: User) -> None:
+    fail_with_what_was_said(execution)
+    alice.share_prompts_with_operators = True
+    alice.save()
+    assert pages(admin_client, execution).count(SAID) > 3
+    assert "blue shoes" in lists(admin_client)
+
+
+def calling(caller: Execution, called: Execution) -> None:
+    Execution.objects.filter(pk=called.pk).update(parent_id=caller.pk)
+    JournalEntry.objects.create(
+        execution=caller, step_key="key-1", position=called.pk.hex, kind="start_flow", value=f'"{called.pk}"'
+    )
+
+
+def test_who_called_it_and_what_it_called_are_hidden_too(admin_client: Client, execution: Execution) -> None:
+    flow = execution.flow
+    first, second, beside, below = (make_execution(flow, input="a prompt", output="an answer") for _ in range(4))
+    for caller, called in ((first, second), (second, execution), (first, beside), (execution, below)):
+        calling(caller, called)
+    stranger = make_execution(flow, output="of no model")
+    html = "".join(page_of(admin_client, row) for row in (first, second, beside, below, first.payload))
+    assert "a prompt" not in html and "an answer" not in html
+    assert "of no model" in page_of(admin_client, stranger)
+    assert "a prompt" not in lists(admin_client)
+
+
+def test_what_a_caller_that_is_gone_has_told_stays_hidden(admin_client: Client, alice: User) -> None:
+    called = make_execution(make_flow(alice), input="a prompt", parent_id="018f0000-0000-7000-8000-000000000001")
+    assert "a prompt" not in page_of(admin_client, called)
+
+
+def test_it_is_hidden_before_a_model_is_asked(admin_client: Client, alice: User) -> None:
+    yaml = "organism: {name: x}\nlisteners:\n  - {name: a, handler: blox.llm, model: gpt-5}\n"
+    execution = make_execution(make_flow(alice, yaml=yaml), status="running", input="a prompt")
+    assert "a prompt" not in page_of(admin_client, execution)
 
 
 def test_an_execution_without_models_hides_nothing(admin_client: Client, alice: User) -> None:

@@ -205,3 +205,39 @@ def test_a_variable_of_a_flow_belongs_to_its_user(admin_client: Client, api: API
 
     assert "belongs to another user" in admin_client.post("/admin/flows/variable/add/", form).content.decode()
     assert Variable.objects.count() == 0
+
+
+ASKING = "organism: {name: x}\nlisteners:\n  - {name: a, handler: blox.llm, prompt: Sell shoes, model: gpt-5}\n"
+
+
+def of_a_flow_that_asks(admin_client: Client, api: APIClient) -> str:
+    flow = Flow.objects.get(pk=make_flow(api, organismYaml=ASKING)["id"])
+    Flow.objects.filter(pk=flow.pk).update(error_message="Paused: I sell no shoes")
+    version = FlowVersion.objects.create(flow=flow, number=1, organism_yaml=ASKING, digest="0" * 64)
+    kept = KeyValue.objects.create(flow=flow, key="k", value='"We have shoes"')
+    paths = (f"flow/{flow.pk}", f"flowversion/{version.pk}", f"keyvalue/{kept.pk}")
+    pages = [admin_client.get(f"/admin/flows/{path}/change/") for path in paths]
+    assert [page.status_code for page in pages] == [200] * 3
+    return "".join(page.content.decode() for page in pages)
+
+
+def test_an_operator_reads_no_prompt_in_a_flow_and_nothing_that_it_keeps(admin_client: Client, api: APIClient) -> None:
+    html = of_a_flow_that_asks(admin_client, api)
+    assert "shoes" not in html
+    assert html.count("the tenant has not allowed operators to read prompts") == 4
+
+
+def test_an_operator_reads_a_flow_whose_tenant_shares_prompts(admin_client: Client, api: APIClient) -> None:
+    api.patch("/api/v1/me", {"sharePromptsWithOperators": True}, format="json")
+    html = of_a_flow_that_asks(admin_client, api)
+    for said in ("Sell shoes", "I sell no shoes", "We have shoes"):
+        assert said in html
+    assert 'name="organism_yaml"' in html
+
+
+def test_an_operator_changes_the_name_of_a_flow_whose_yaml_is_hidden(admin_client: Client, api: APIClient) -> None:
+    flow = make_flow(api, organismYaml=ASKING)
+    form = {"name": "Renamed", "description": "", "organism_yaml": "overwritten"}
+    assert admin_client.post(page_of(flow), form).status_code == 302
+    row = Flow.objects.get(pk=flow["id"])
+    assert (row.name, row.organism_yaml) == ("Renamed", ASKING)
