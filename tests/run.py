@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from tests import services
 
-WORKERS = min(os.cpu_count() or 1, 8)
+WORKERS = min((os.cpu_count() or 1) + 1, 8)  # one more than can run at once, since tests wait for timers and sockets
 NO_TESTS = 5  # pytest's exit status
 PROCESSES = "processes or faults"
 EXPERIMENTS = "experiment"

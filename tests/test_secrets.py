@@ -78,7 +78,7 @@ def ended(api: APIClient, drain: Drain, yaml: str) -> Execution:
 
 def records() -> str:
     """All that the database and Redis hold, but for the columns that are encrypted."""
-    rows = []
+    rows: list[str] = []
     for model in apps.get_models():
         shown = [field.attname for field in model._meta.concrete_fields if not isinstance(field, EncryptedField)]
         rows += map(str, model._default_manager.values(*shown))
