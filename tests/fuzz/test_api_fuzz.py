@@ -51,6 +51,10 @@ STREAMS = (
     "/api/v1/flows/{flowId}/executions/{executionId}/events"  # does not end by itself: tests/executions/test_events.py
 )
 
+# Its answers feed so many others that schemathesis, which learns from answers, begins the second scenario as the first and goes
+# on otherwise; hypothesis takes that for flaky. (Its own runner ends there, and says nothing.)
+NOT_FOLLOWED = "/api/v1/budgets"
+
 schema = schemathesis.openapi.from_dict(document())
 schema.app = get_wsgi_application()
 
@@ -142,7 +146,9 @@ def test_calls_that_go_on_with_what_earlier_ones_gave_are_answered_as_the_docume
     """Creating, reading, changing and deleting in any order; schemathesis infers which operation's answer feeds which."""
     settings.BLOX_ANONYMOUS_API_RATE = 1_000_000
 
-    class Workflow(schema.exclude(path=STREAMS, method="GET").as_state_machine()):  # type: ignore[misc]
+    followed = schema.exclude(path=STREAMS, method="GET").exclude(path=NOT_FOLLOWED, method="POST")
+
+    class Workflow(followed.as_state_machine()):  # type: ignore[misc]
         def setup(self) -> None:
             self.before = transaction.savepoint()  # each scenario begins with the same rows, as hypothesis expects
 
