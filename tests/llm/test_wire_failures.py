@@ -127,7 +127,7 @@ def test_a_stream_that_was_accepted_has_more_time_than_one_that_was_not(
 def test_a_ping_is_no_word(settings: Settings) -> None:
     def pings(_: Received) -> Any:
         yield EVENT_STREAM
-        for _ in range(15):
+        for _number in range(15):
             time.sleep(0.05)
             yield b": ping\n\n"
 
