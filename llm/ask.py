@@ -29,11 +29,7 @@ _random = random.SystemRandom()
 
 OnKeyRefused: TypeAlias = Callable[[Endpoint, str], Awaitable[None]]
 
-SILENCE_SECONDS = 30.0  # without a byte, after which the next endpoint is asked
-
 _OWN_FAULTS = (Failure.REQUEST_REFUSED, Failure.CONTENT_REFUSED)
-# After these the provider has worked, and nobody tells us for how many tokens.
-_WORKED = (Failure.TIMEOUT, Failure.BAD_ANSWER)
 
 
 class CallProvider(Protocol):
@@ -63,9 +59,9 @@ async def ask(
     everything together. `on_text` hears the answer as it comes; "" tells it to forget what it has heard so far, since
     that stream was cut and another begins. `on_key_refused` is told of a user's own key that its provider refused, and
     why; the platform's endpoints of the list are asked then. `on_asked` is called once, right before the first provider
-    is asked: until then nobody can charge for anything. While others are left, an endpoint that says nothing for
-    `SILENCE_SECONDS`, or half of the time that is left, is given up. Raises `ModelError`; where asking again can help,
-    its `retry_after` says when, and no slot is held meanwhile.
+    is asked: until then nobody can charge for anything. While others may be asked, an endpoint that says nothing for
+    half of the time that is left is given up. Raises `ModelError`; where asking again can help, its `retry_after` says
+    when, and no slot is held meanwhile.
 
     An answer is given at once: what was held for it is given back behind it (`loops.background_done`).
     """
@@ -283,7 +279,7 @@ class _Path:
         except ProviderFailed as failure:
             outcome = breakers.outcome_of(failure, timeout=silence)
             rest = (failure.retry_after or 0.0) if failure.failure is Failure.RATE_LIMITED else 0.0
-            if failure.failure not in _WORKED and not self._has_streamed:
+            if not failure.may_be_charged:
                 self._tokens = tokens
             await self._note_failure(slot.endpoint, failure, started)
             return None
@@ -301,12 +297,15 @@ class _Path:
         """For how many seconds it may say nothing. Nobody waits for one that hangs while another may answer."""
         self._tried.add((endpoint.id, endpoint.model))
         others = any(
-            self._may_help(other) and (other.id, other.model) not in self._tried
-            for group in self._groups
+            self._may_help(other) and (other.id, other.model) not in self._tried and self._is_open_to(number, other)
+            for number, group in enumerate(self._groups)
             for other in group
         )
-        left = self._seconds_left()
-        return min(SILENCE_SECONDS, left / 2) if others else left
+        return self._seconds_left() / (2 if others else 1)
+
+    def _is_open_to(self, number: int, endpoint: Endpoint) -> bool:
+        """False where the tier's limit, or shedding, is known to keep it from the request."""
+        return endpoint.own_key or (self.limited is None and self._admitted.get(number, True) is not None)
 
     def _say_that_it_is_asked(self) -> None:
         if self.on_asked is not None:
@@ -319,8 +318,7 @@ class _Path:
             self.on_text(text)
 
     async def _note_failure(self, endpoint: Endpoint, failure: ProviderFailed, started: float) -> None:
-        charged = failure.failure in _WORKED or self._has_streamed
-        self._hop(endpoint, failure.failure.value, started, may_be_charged=charged)
+        self._hop(endpoint, failure.failure.value, started, may_be_charged=failure.may_be_charged)
         if self._has_streamed and self.on_text is not None:
             self.on_text("")
         if failure.failure in _OWN_FAULTS:

@@ -41,10 +41,21 @@ class Failure(StrEnum):
 
 
 class ProviderFailed(Exception):
-    """One endpoint gave no answer. The message holds no key; `retry_after` is in seconds, as the provider asked."""
+    """One endpoint gave no answer. The message holds no key; `retry_after` is in seconds, as the provider asked.
+
+    `accepted`: it had taken the request on (status 200); `began`: the model had begun to answer, in whatever form.
+    """
+
+    accepted = False
+    began = False
 
     def __init__(self, failure: Failure, message: str, *, retry_after: float | None = None) -> None:
         super().__init__(message)
         self.failure = failure
         self.message = message
         self.retry_after = retry_after
+
+    @property
+    def may_be_charged(self) -> bool:
+        """Whether the provider may have worked on an answer; for how many tokens, nobody tells."""
+        return self.began or self.failure in (Failure.TIMEOUT, Failure.BAD_ANSWER)

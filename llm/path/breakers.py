@@ -65,8 +65,11 @@ def reporting(permit: Permit, outcome: Outcome, *, rest: float = 0.0) -> Call:
 
 
 def outcome_of(failure: ProviderFailed, *, timeout: float) -> Outcome:
-    """What a failure says about its endpoint; `timeout` is what the call was given, in seconds."""
-    if failure.failure is Failure.TIMEOUT and timeout < FAIR_TIMEOUT_SECONDS:
+    """What a failure says about its endpoint; `timeout` is what the call was given, in seconds.
+
+    One that has taken a request on is well: how long the model then thinks goes by what it was asked.
+    """
+    if failure.failure is Failure.TIMEOUT and (failure.accepted or timeout < FAIR_TIMEOUT_SECONDS):
         return Outcome.UNKNOWN
     if failure.failure in (Failure.UNAVAILABLE, Failure.TIMEOUT, Failure.BAD_ANSWER):
         return Outcome.FAILED

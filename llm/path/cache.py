@@ -16,8 +16,8 @@ from uuid import UUID
 from llm.exchange import Answer, AssistantMessage, Cached, Message, Request, ToolResult, Usage
 from llm.path.shared import Call, Local, Script, Shared
 
-MOST_BYTES = 32 * 1024  # of one answer
-MOST_ENTRIES = 1_000  # of one tenant
+MOST_BYTES = 16 * 1024  # of one answer
+MOST_ENTRIES = 500  # of one tenant, so 8 MB; over all tenants Redis's own bound evicts what was used least lately
 DAY, HOUR, FIVE_MINUTES = 86_400, 3_600, 300
 FORMAT = "1"  # grows when a stored answer or what a key is made of changes its meaning
 

@@ -86,6 +86,6 @@ def _code(refusals: Sequence[Refusal]) -> str:
     reasons = {refusal.why for refusal in refusals if refusal.passes}
     if reasons <= {Failure.RATE_LIMITED, "resting"}:
         return "provider_rate_limited"
-    if reasons <= {"full"}:
+    if reasons <= {"full", "resting", "open"}:  # none was asked: its turn has not come
         return "llm_overloaded"
     return "provider_unavailable"

@@ -35,10 +35,12 @@ async def call(
 ) -> Answer:
     """What `endpoint` says to `request`; streamed where `on_text` is given, which then hears each piece of text.
 
-    `timeout` is in seconds, for everything together; `silence` for what may pass without a byte. One attempt: retries
-    and other endpoints are the caller's. An answer that was cut off at `max_tokens` or refused half-way is an `Answer`
-    all the same (`stop` says so), because it was paid for. `usage` is estimated where the provider reports none; `cost`
-    is None where no price is known; `path` is left to the caller. Raises `ProviderFailed`, whose message holds no key.
+    `timeout` is in seconds, for everything together; `silence` for what may pass without a word: without an event of a
+    stream, whose headers must come within `listening.UNACCEPTED_SECONDS`, or without a byte of a whole answer. One
+    attempt: retries and other endpoints are the caller's. An answer that was cut off at `max_tokens` or refused half-way
+    is an `Answer` all the same (`stop` says so), because it was paid for. `usage` is estimated where the provider reports
+    none; `cost` is None where no price is known; `path` is left to the caller. Raises `ProviderFailed`, whose message
+    holds no key.
     """
     await warm_up()
     from llm.wire.turn import ask

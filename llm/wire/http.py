@@ -1,8 +1,9 @@
 """The HTTP client that the SDKs are given: one for each event loop, guarded and bounded."""
 
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Hashable
+from collections.abc import AsyncIterator, Callable, Hashable
 from contextlib import aclosing
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,6 +31,9 @@ _SENT_HEADERS = frozenset(
         "anthropic-beta",
     }
 )
+
+# Told, within a call, that the headers of a good answer have come; the SDKs do not tell.
+on_accepted: ContextVar[Callable[[], None] | None] = ContextVar("on_accepted", default=None)
 
 
 class AnswerTooLarge(httpx2.ReadError):
@@ -67,6 +71,8 @@ class _ModelTransport(GuardedTransport):
             await response.aclose()
             raise httpx2.RemoteProtocolError("the answer is compressed, which was not asked for")
         response.stream = _Bounded(response.stream)  # type: ignore[arg-type]
+        if response.is_success and (tell := on_accepted.get()) is not None:
+            tell()
         return response
 
 

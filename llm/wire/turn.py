@@ -47,6 +47,7 @@ from llm.exchange import (
     UserMessage,
 )
 from llm.wire.failures import failure_of
+from llm.wire.listening import Listening
 from llm.wire.models import model_of
 
 BY_PROMPT = "Answer with JSON that fits this JSON Schema, and with nothing else:\n{schema}"
@@ -73,18 +74,21 @@ async def _outcome(
 ) -> Answer | ProviderFailed:
     """A failure is returned and not raised here, for it to have no context: the libraries' errors hold requests and keys."""
     started = time.monotonic()
+    listening = Listening(streamed=on_text is not None, timeout=timeout, silence=silence)
     try:
-        async with asyncio.timeout(timeout):
+        async with asyncio.timeout(timeout), listening.listening():
             settings = _settings(endpoint, request, httpx2.Timeout(timeout, connect=CONNECT_TIMEOUT, read=silence))
-            response = await _exchange(model_of(endpoint), request, settings, on_text)
+            response = await _exchange(model_of(endpoint), request, settings, on_text, listening)
         return _answer(endpoint, request, response, latency_ms=round((time.monotonic() - started) * 1000))
     except ProviderFailed as failure:
-        return failure
+        return listening.noted(failure)
     except Exception as error:
-        return failure_of(error, endpoint, timeout, silence)
+        return listening.noted(listening.silence_of(endpoint) or failure_of(error, endpoint, timeout, silence))
 
 
-async def _exchange(model: Model, request: Request, settings: ModelSettings, on_text: OnText | None) -> ModelResponse:
+async def _exchange(
+    model: Model, request: Request, settings: ModelSettings, on_text: OnText | None, listening: Listening
+) -> ModelResponse:
     messages, parameters = _messages(request.messages), _parameters(model, request)
     if on_text is None:
         return await direct.model_request(
@@ -94,6 +98,7 @@ async def _exchange(model: Model, request: Request, settings: ModelSettings, on_
         model, messages, model_settings=settings, model_request_parameters=parameters, instrument=False
     ) as stream:
         async for event in stream:
+            listening.heard()
             match event:
                 case (
                     PartStartEvent(part=TextPart(content=said))

@@ -134,7 +134,7 @@ class Redis:
             "--dir",
             str(self._folder),
         ]
-        command += ["--save", "", "--appendonly", "no", "--maxmemory-policy", "noeviction"]
+        command += ["--save", "", "--appendonly", "no", "--maxmemory-policy", "volatile-lru"]
         self._process = subprocess.Popen(
             command,
             stdout=subprocess.DEVNULL,

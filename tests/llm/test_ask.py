@@ -61,8 +61,12 @@ class Provider:
         return Answer("".join(self.says), usage=usage, model=endpoint.model, provider=endpoint.provider, cost=cost)
 
 
-def failed(failure: Failure, retry_after: float | None = None) -> ProviderFailed:
-    return ProviderFailed(failure, f"said {failure}", retry_after=retry_after)
+def failed(
+    failure: Failure, retry_after: float | None = None, *, accepted: bool = False, began: bool = False
+) -> ProviderFailed:
+    failed = ProviderFailed(failure, f"said {failure}", retry_after=retry_after)
+    failed.accepted, failed.began = accepted, began
+    return failed
 
 
 DOWN, BUSY = failed(Failure.UNAVAILABLE), failed(Failure.RATE_LIMITED, 30)
@@ -146,7 +150,7 @@ def test_nobody_waits_long_for_silence_while_another_may_answer() -> None:
     with Store("") as store:
         asking(store, provider, [(A, B), (FALLBACK,)], timeout=100)
         asking(store, provider, [(A, B), (FALLBACK,)], timeout=20)
-    assert provider.silences == pytest.approx([30, 30, 100, 10, 10, 20], abs=0.5)
+    assert provider.silences == pytest.approx([50, 50, 100, 10, 10, 20], abs=0.5)
 
 
 @pytest.mark.once
@@ -155,6 +159,37 @@ def test_an_endpoint_that_hangs_for_its_share_of_the_time_is_taken_for_broken() 
         for _ in range(FAILURES):
             asking(store, Provider(a=failed(Failure.TIMEOUT)), timeout=60)
         assert hops(asking(store, Provider())) == [("a", "open"), ("b", "answered")]
+
+
+@pytest.mark.once
+def test_an_endpoint_whose_model_thinks_for_too_long_is_not_taken_for_broken() -> None:
+    with Store("") as store:
+        for _ in range(FAILURES):
+            asking(store, Provider(a=failed(Failure.TIMEOUT, accepted=True)), timeout=60)
+        assert hops(asking(store, Provider())) == [("a", "answered")]
+
+
+@pytest.mark.once
+def test_an_endpoint_that_the_tiers_limit_keeps_out_takes_no_time_from_an_own_key() -> None:
+    by, provider = caller("free"), Provider()
+    other = replace(FALLBACK, id="own:2", own_key=True)
+    with Store("") as store:
+        for _ in range(10):
+            asking(store, Provider(), by=by)
+        asking(store, provider, [(A,), (other, FALLBACK)], by=by, timeout=20)
+    assert provider.asked == ["own:2"] and provider.silences == pytest.approx([20], abs=0.5)
+
+
+@pytest.mark.once
+def test_where_nobody_was_asked_since_all_are_left_alone_the_calls_turn_has_not_come() -> None:
+    with Store("") as store:
+        for _ in range(FAILURES):
+            asking(store, Provider(a=DOWN))
+        open_alone = refused(store, Provider(), [(A,)])
+        asking(store, Provider(b=[BUSY]), [(B,), (FALLBACK,)])
+        error = refused(store, Provider())
+    assert {(each.code, each.retryable) for each in (open_alone, error)} == {("llm_overloaded", True)}
+    assert [(hop.provider, hop.outcome) for hop in error.path] == [("a", "open"), ("b", "resting")]
 
 
 @pytest.mark.once
@@ -172,20 +207,17 @@ def test_who_asks_is_told_once_that_a_provider_is_being_asked() -> None:
 
 @pytest.mark.once
 @pytest.mark.parametrize(
-    ("failure", "said", "charged"),
+    ("failure", "charged"),
     [
-        (DOWN, [], False),
-        (DOWN, ["Half"], True),
-        (failed(Failure.TIMEOUT), [], True),
-        (failed(Failure.BAD_ANSWER), [], True),
-        (BUSY, [], False),
+        (DOWN, False),
+        (failed(Failure.UNAVAILABLE, began=True), True),
+        (failed(Failure.TIMEOUT), True),
+        (failed(Failure.BAD_ANSWER), True),
+        (BUSY, False),
     ],
 )
-def test_the_path_tells_who_may_charge_for_what_never_came(
-    failure: ProviderFailed, said: list[str], charged: bool
-) -> None:
+def test_the_path_tells_who_may_charge_for_what_never_came(failure: ProviderFailed, charged: bool) -> None:
     provider = Provider(a=failure)
-    provider.says = said
     with Store("") as store:
         answer = asking(store, provider, on_text=lambda text: None)
     assert [hop.may_be_charged for hop in answer.path] == [charged, False]

@@ -1,6 +1,7 @@
 """What a provider can do wrong, and what is made of it: the real SDKs against a server that does it."""
 
 import logging
+import time
 from typing import Any
 
 import pytest
@@ -16,6 +17,8 @@ from tests.local_server import Received, answer, serving
 pytestmark = pytest.mark.once
 
 UNREACHABLE = "openai gave no answer: the connection to it failed; the operator's log says why."
+
+EVENT_STREAM = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Type: text/event-stream\r\n\r\n"
 
 EVERYWHERE = [
     (fail(429, {"Retry-After": "7"}), Failure.RATE_LIMITED),
@@ -99,6 +102,51 @@ def test_a_provider_that_falls_silent_is_left(model_server: ModelServer, kind: s
     got = failure(at(model_server, kind), heard=[], silence=0.25)
 
     assert (got.failure, got.message) == (Failure.TIMEOUT, f"{PROVIDERS[kind]} said nothing for 0.25 seconds.")
+
+
+@pytest.mark.parametrize("accepted", [False, True])
+def test_a_stream_that_was_accepted_has_more_time_than_one_that_was_not(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, accepted: bool
+) -> None:
+    monkeypatch.setattr("llm.wire.listening.UNACCEPTED_SECONDS", 0.1)
+
+    def thinks(_: Received) -> Any:
+        if accepted:
+            yield EVENT_STREAM
+        time.sleep(0.7)
+
+    with serving(thinks) as server:
+        settings.BLOX_HTTP_ALLOW = [f"{server.host}:{server.port}"]
+        got = failure(Endpoint("row-1", "acme", "openai", "m", server.url, KEY), heard=[], silence=0.3)
+
+    seconds = 0.3 if accepted else 0.1
+    assert (got.failure, got.message) == (Failure.TIMEOUT, f"acme said nothing for {seconds} seconds.")
+    assert (got.accepted, got.began) == (accepted, False)
+
+
+def test_a_ping_is_no_word(settings: Settings) -> None:
+    def pings(_: Received) -> Any:
+        yield EVENT_STREAM
+        for _number in range(15):
+            time.sleep(0.05)
+            yield b": ping\n\n"
+
+    with serving(pings) as server:
+        settings.BLOX_HTTP_ALLOW = [f"{server.host}:{server.port}"]
+        got = failure(Endpoint("row-1", "acme", "openai", "m", server.url, KEY), heard=[], silence=0.25)
+
+    assert (got.failure, got.message) == (Failure.TIMEOUT, "acme said nothing for 0.25 seconds.")
+
+
+@EACH_KIND
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_cut_answer_has_begun_also_where_it_is_no_text(model_server: ModelServer, kind: str, streamed: bool) -> None:
+    heard: list[str] | None = [] if streamed else None
+    model_server.script(served.calls([("search", {"q": "a long question " * 9})], broken="cut"), fail(500))
+
+    cut, down = failure(at(model_server, kind), heard=heard), failure(at(model_server, kind), heard=heard)
+
+    assert (cut.failure, cut.began, down.began, heard or []) == (Failure.UNAVAILABLE, True, False, [])
 
 
 def test_a_private_address_is_not_reached_and_only_the_log_names_it(
