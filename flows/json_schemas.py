@@ -13,7 +13,9 @@ logger = logging.getLogger(__name__)
 
 Path = tuple[str | int, ...]
 
-MAX_WORK = 15_000  # units in one check of a value, which holds up other executions: 50 ms at worst
+# Units in one check of a value, which holds up other executions: 50 ms at worst, and 200 ms where the value is large.
+MIN_WORK, MAX_WORK = 15_000, 60_000
+WORK_OF_VALUE = 5  # units that each value in it adds: its type, and a keyword or two
 MAX_SCHEMA_WORK = 100_000  # in that of a schema, when a flow is validated
 MAX_SHOWN = 300  # characters of a reason
 TYPES = "array, boolean, integer, null, number, object and string"
@@ -53,7 +55,7 @@ def misfit(value: Any, schema: dict[str, Any]) -> str | None:
     from referencing import Registry
 
     try:
-        with bounded(MAX_WORK, one_document=True):
+        with bounded(min(MIN_WORK + WORK_OF_VALUE * _count(value), MAX_WORK), one_document=True):
             found = best_match(validator_class()(schema, registry=Registry()).iter_errors(value))
     except (TooMuchWork, RecursionError):
         return "This takes too much work to check; make the schema simpler, or the value smaller"
@@ -61,6 +63,12 @@ def misfit(value: Any, schema: dict[str, Any]) -> str | None:
         logger.warning("A value could not be checked by its schema: %s", type(error).__qualname__)
         return f"The schema cannot be applied to this ({type(error).__name__}); make it simpler"
     return None if found is None else f"At {found.json_path}: {_short(found.message)}"
+
+
+def _count(value: Any) -> int:
+    """Values in it, and it."""
+    children = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return 1 + sum(map(_count, children))
 
 
 def _short(text: str) -> str:

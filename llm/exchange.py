@@ -69,12 +69,18 @@ class Request:
     tools: tuple[Tool, ...] = ()
     schema: dict[str, Any] | None = None  # the answer's text is to be JSON that fits this JSON Schema
     temperature: float | None = None  # None: the provider's default
-    max_tokens: int | None = None  # of the answer
+    max_tokens: int | None = None  # of the answer, as its author wants it
+    bound: int | None = None  # of the answer, where a budget has less room; an answer that it cuts is not the author's
     fallback: tuple[str, ...] = ()  # models to ask, in this order, when no provider of `model` answers
     cache: CacheMode = "exact"
     cache_threshold: float = 0.92  # cosine of two prompts from which on `semantic` takes them for the same
     # Whether an answer's text is what is wanted: one that is not must not be given again. None: any is.
     fits: Callable[[str], bool] | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def most_tokens(self) -> int | None:
+        """Of the answer; None where nothing bounds it."""
+        return self.max_tokens if self.bound is None else self.bound
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,6 +38,11 @@ def in_background(work: Coroutine[Any, Any, T]) -> "asyncio.Task[T]":
     return task
 
 
+def background() -> frozenset["asyncio.Task[Any]"]:
+    """What `in_background` runs in this loop: not to be cancelled with what else is left in it."""
+    return frozenset(_kept.get())
+
+
 async def background_done() -> None:
     """Wait for what `in_background` runs in this loop: for whoever made the loop, before it ends."""
     while kept := _kept.get():

@@ -67,46 +67,57 @@ def hidden_of(ids: Collection[UUID]) -> frozenset[UUID]:
     asking_versions = set(versions.values_list("pk", flat=True))
     found = set(steps.values_list("execution_id", flat=True).distinct())
     found |= {pk for pk, version in family.versions.items() if version in asking_versions}
-    hidden = family.unknown | {family.first(pk) for pk in found}
-    return frozenset(pk for pk in ids if pk in family.versions and family.first(pk) in hidden)
+    hidden = {family.head(pk) for pk in found | family.unknown}
+    return frozenset(pk for pk in ids if pk in family.versions and family.head(pk) in hidden)
 
 
 class _Family:
-    """Executions whose tenants share nothing, those that called them, and all that these called, far as they are kept."""
+    """Executions whose tenants share nothing, those that called them, and all that these called, far as they are kept.
+
+    Who belongs together has the same `head`. One may have two callers: a retry keeps the calls of what it retries, and
+    the two are then hidden alike.
+    """
 
     def __init__(self, ids: Collection[UUID]) -> None:
         self.versions: dict[UUID, UUID] = {}  # of each execution's flow
-        self.unknown: set[UUID] = set()  # of first callers: not all that belongs to them was found
-        self._callers: dict[UUID, UUID] = {}
+        self.unknown: set[UUID] = set()  # not all that belongs to these was found
+        self._above: dict[UUID, UUID] = {}
         self._climb(set(ids))
         self._descend(set(self.versions))
 
-    def first(self, pk: UUID) -> UUID:
-        """The first of its callers; itself where nobody called it."""
-        while pk in self._callers:
-            pk = self._callers[pk]
+    def head(self, pk: UUID) -> UUID:
+        """One of those that it belongs to, the same for all of them; itself where it is alone."""
+        while pk in self._above:
+            pk = self._above[pk]
         return pk
+
+    def _join(self, called: UUID, caller: UUID) -> None:
+        below, above = self.head(called), self.head(caller)
+        if below != above:
+            self._above[below] = above
 
     def _climb(self, todo: set[UUID]) -> None:
         while todo:
             parents = {pk: parent for pk, parent in self._read(todo) if parent is not None}
             # A caller that is gone may have asked models: nobody can tell.
             self.unknown |= todo - self.versions.keys()
-            self._callers |= parents
+            for pk, parent in parents.items():
+                self._join(pk, parent)
             todo = set(parents.values()) - self.versions.keys()
 
     def _descend(self, todo: set[UUID]) -> None:
         while todo:
             calls = JournalEntry.objects.filter(execution_id__in=todo, kind=START_FLOW)
             rows = calls.values_list("value", "execution_id")[: MOST_RELATED + 1]
-            called = {UUID(json_text.loads(value)): caller for value, caller in rows}
-            new = {pk: caller for pk, caller in called.items() if pk not in self.versions}
-            if len(self.versions) + len(new) > MOST_RELATED:
-                self.unknown |= {self.first(caller) for caller in new.values()}
+            called = [(UUID(json_text.loads(value)), caller) for value, caller in rows]
+            new = {pk for pk, _ in called} - self.versions.keys()
+            if len(called) > MOST_RELATED or len(self.versions) + len(new) > MOST_RELATED:
+                self.unknown |= set(calls.values_list("execution_id", flat=True).distinct())
                 return
-            self._callers |= new
-            self._read(set(new))
-            todo = set(new)
+            for pk, caller in called:
+                self._join(pk, caller)
+            self._read(new)
+            todo = new
 
     def _read(self, ids: set[UUID]) -> list[tuple[UUID, UUID | None]]:
         """Note their versions; each with its caller."""

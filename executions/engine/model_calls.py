@@ -113,7 +113,7 @@ def _reserved(call: ModelCall, *, lease: timedelta, now: datetime) -> ModelCall:
         return call
     # Only where it must be: some models refuse a bound that is more than they can say.
     if (bound := reservation.max_tokens_out) is not None:
-        request, tokens_out = replace(request, max_tokens=bound), bound
+        request, tokens_out = replace(request, bound=bound), bound
     return replace(call, request=request, tokens=tokens_in + tokens_out, tokens_out=tokens_out)
 
 

@@ -17,6 +17,7 @@ from billing.errors import BudgetExceeded
 from billing.metering import release_llm
 from bloxserver.core import json_text
 from bloxserver.core.ids import new_id
+from bloxserver.core.loops import in_background
 from executions.endings import WORKER_LOST
 from executions.engine.conversation import call_of, said
 from executions.engine.model_calls import ModelCall, metered, own_key_id, prepare
@@ -143,7 +144,7 @@ class ModelTurn:
             raise
         except BaseException:  # also where its time limit, or its execution's end, cuts it off
             if not self._was_asked:
-                await asyncio.shield(self._release(call_id))
+                await self._release(call_id)
             raise
         return call, answer
 
@@ -152,8 +153,9 @@ class ModelTurn:
 
     async def _release(self, call_id: UUID) -> None:
         """Nobody was asked, so nothing can be charged. The database's thread takes one after the other: a reservation that
-        is being made is there when this runs."""
-        await self._run.store.call_patiently(partial(release_llm, call_id=call_id, now=timezone.now()))
+        is being made is there when this runs. It runs to its end, whoever is cancelled meanwhile."""
+        releasing = self._run.store.call_patiently(partial(release_llm, call_id=call_id, now=timezone.now()))
+        await asyncio.shield(in_background(releasing))
 
     async def _key_refused(self, endpoint: Endpoint, reason: str) -> None:
         await self._run.store.call_patiently(

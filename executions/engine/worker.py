@@ -7,11 +7,12 @@ the work itself.
 import asyncio
 import os
 import socket
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import cache
 
 from bloxserver.core.garbage import leave_alone_what_is_loaded
 from bloxserver.core.ids import new_id
+from bloxserver.core.loops import background, background_done
 from bloxserver.core.safe_http import close_shared_client
 from executions.engine.drain import DRAIN_SECONDS, Drain, ring_for_what_is_left
 from executions.engine.leases import LeaseKeeper
@@ -19,6 +20,8 @@ from executions.engine.store import Store
 from executions.engine.watchdog import Watchdog
 from llm.path.shared import shared
 from llm.wire import close_clients
+
+GIVING_BACK_SECONDS = 2.0  # are left to what gives back, before the loop rests until the next drain
 
 
 class Worker:
@@ -56,11 +59,16 @@ class Worker:
         try:
             await Drain(seconds, store=self._store, keeper=self._keeper).run()
         finally:
-            # It goes on watching: what a block has left behind must let itself be ended, too.
-            left = {ticking} | (asyncio.all_tasks() - {asyncio.current_task()})
+            left = asyncio.all_tasks() - {asyncio.current_task(), ticking} - background()
             for task in left:
                 task.cancel()
-            await asyncio.gather(*left, return_exceptions=True)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(GIVING_BACK_SECONDS):
+                    await asyncio.gather(*left, return_exceptions=True)
+                    await background_done()
+            # It goes on watching: what a block has left behind must let itself be ended, too.
+            ticking.cancel()
+            await asyncio.gather(ticking, *left, return_exceptions=True)
 
 
 @cache

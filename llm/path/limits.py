@@ -96,7 +96,7 @@ class Taken:
 
 def estimate(request: Request) -> int:
     """The tokens, in and out, that a request will take: what is reserved for it."""
-    return catalogue.estimate_tokens(request) + (request.max_tokens or ANSWER_TOKENS)
+    return catalogue.estimate_tokens(request) + (request.most_tokens or ANSWER_TOKENS)
 
 
 def taking(wanted: Wanted) -> Call:

@@ -116,8 +116,8 @@ def _settings(endpoint: Endpoint, request: Request, timeout: httpx2.Timeout) -> 
         settings = merge_model_settings(settings, NOT_KEPT) or settings
     if request.temperature is not None:
         settings["temperature"] = request.temperature
-    if request.max_tokens is not None:
-        settings["max_tokens"] = request.max_tokens
+    if request.most_tokens is not None:
+        settings["max_tokens"] = request.most_tokens
     return settings
 
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar
 
+from bloxserver.core.loops import in_background
 from flows.blocks.base import JSON, Block, BlockConfig, BlockError, Context, Effects, Output
 
 
@@ -66,6 +67,14 @@ class Odd(Block):
 
     async def _text_missing(self, ctx: Context, config: OddConfig, payload: JSON) -> JSON:
         raise BlockError(None, code=None)  # type: ignore[arg-type]
+
+    async def _give_back_later(self, ctx: Context, config: OddConfig, payload: JSON) -> JSON:
+        async def give_back() -> None:
+            await asyncio.sleep(0.05)
+            self.runs.append(("given back", ctx.attempt))
+
+        in_background(give_back())
+        return payload
 
     async def _cancel_itself(self, ctx: Context, config: OddConfig, payload: JSON) -> JSON:
         raise asyncio.CancelledError

@@ -48,6 +48,12 @@ def test_what_it_does_wrong_fails_its_step_and_spares_the_others(
     assert odd.runs == [(do, 1)]
 
 
+def test_what_gives_back_runs_to_its_end_after_the_last_step(api: APIClient, drain: Drain, odd: type[Odd]) -> None:
+    run(api, odd_flow(api, "give_back_later"))
+    drain()
+    assert odd.runs == [("give_back_later", 1), ("given back", 1)]
+
+
 def test_an_error_that_no_column_holds_is_recorded_as_far_as_it_can_be(
     api: APIClient, drain: Drain, odd: type[Odd]
 ) -> None:

@@ -156,6 +156,19 @@ def test_a_call_that_was_made_and_cut_off_stays_reserved(
     assert BudgetPeriod.objects.get().reserved_tokens > 8_000
 
 
+def test_an_answer_is_given_again_though_the_budget_leaves_less_room(
+    api: APIClient, drain: Drain, models: ModelServer, alice: User
+) -> None:
+    budget(alice, tokens=1_000)
+    models.script(text("said", tokens_in=10, tokens_out=3), text("said anew"))
+    flow = start(api, "  - {name: ask, handler: blox.llm, model: 'acme:echo-1', config: {prompt: x, temperature: 0}}\n")
+    for _ in range(2):
+        execution = run(api, flow, "x")
+        drain()
+        assert result(execution) == ("success", "said")
+    assert len(models.log) == 1 and models.log[0].body["max_tokens"] < 1_000
+
+
 def test_a_stream_that_is_cut_counts_though_another_answers(
     api: APIClient, drain: Drain, models: ModelServer, alice: User
 ) -> None:

@@ -9,6 +9,8 @@ from django.urls import reverse
 from rest_framework.test import APIClient
 
 from accounts.models import User
+from executions.admin import privacy
+from executions.admin.privacy import hidden_of
 from executions.models import Approval, Execution, JournalEntry, LargeOutput, SpokenText, Step
 from tests.executions.factories import make_execution, make_flow, make_step
 
@@ -152,6 +154,24 @@ def test_who_called_it_and_what_it_called_are_hidden_too(admin_client: Client, e
     assert "a prompt" not in html and "an answer" not in html
     assert "of no model" in page_of(admin_client, stranger)
     assert "a prompt" not in lists(admin_client)
+
+
+def test_one_that_was_called_by_two_hides_both(execution: Execution) -> None:
+    failed, retry = (make_execution(execution.flow) for _ in range(2))
+    calling(retry, execution)
+    calling(failed, execution)
+    assert hidden_of({failed.pk, retry.pk}) == {failed.pk, retry.pk}
+
+
+def test_where_too_many_were_called_all_that_called_are_hidden(
+    execution: Execution, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(privacy, "MOST_RELATED", 3)
+    busy, alone, other = (make_execution(execution.flow) for _ in range(3))
+    for _ in range(4):
+        calling(busy, make_execution(execution.flow))
+    calling(other, execution)
+    assert hidden_of({busy.pk, alone.pk, other.pk}) == {busy.pk, other.pk}
 
 
 def test_what_a_caller_that_is_gone_has_told_stays_hidden(admin_client: Client, alice: User) -> None:
