@@ -47,7 +47,6 @@ class FlowAdmin(ButtonsAdmin):
         "container_id",
         "canvas",
         "problems",
-        "hidden_yaml",
         "created_at",
         "updated_at",
     ]
@@ -65,13 +64,7 @@ class FlowAdmin(ButtonsAdmin):
         return super().get_queryset(request).defer(*BODIES, *DEPLOYED_BODIES)
 
     def get_fieldsets(self, request: HttpRequest, obj: Flow | None = None) -> Any:
-        if obj is None:
-            return [(None, {"fields": ["user", "name", "description", "organism_yaml"]})]
-        if not hides_prompts(obj):
-            return self.fieldsets
-        *others, (title, draft) = self.fieldsets
-        fields = ["hidden_yaml" if name == "organism_yaml" else name for name in draft["fields"]]
-        return [*others, (title, {**draft, "fields": fields})]
+        return self.fieldsets if obj else [(None, {"fields": ["user", "name", "description", "organism_yaml"]})]
 
     def get_readonly_fields(self, request: HttpRequest, obj: Flow | None = None) -> list[str]:
         return [*self.readonly_fields, "user"] if obj else self.readonly_fields
@@ -101,11 +94,6 @@ class FlowAdmin(ButtonsAdmin):
     def shown_error(self, flow: Flow) -> str:
         """Of a flow that was paused it quotes the last execution's error."""
         return HIDDEN if flow.error_message and hides_prompts(flow) else flow.error_message or "-"
-
-    @admin.display(description="organism.yaml")
-    def hidden_yaml(self, flow: Flow) -> str:
-        """In its place, where prompts are in it: nobody edits what they may not read."""
-        return HIDDEN
 
     @admin.display(description="version", ordering="deployed_version__number")
     def version(self, flow: Flow) -> str:
@@ -201,9 +189,7 @@ class FlowVersionAdmin(HistoryAdmin):
         return two_lines(version.flow.name, version.flow.user.email)
 
     @admin.display(description="organism.yaml")
-    def yaml(self, version: FlowVersion) -> SafeString | str:
-        if hides_prompts(version.flow):
-            return HIDDEN
+    def yaml(self, version: FlowVersion) -> SafeString:
         return format_html('<pre class="blox-json">{}</pre>', version.organism_yaml)
 
 

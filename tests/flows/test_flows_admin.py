@@ -221,10 +221,14 @@ def of_a_flow_that_asks(admin_client: Client, api: APIClient) -> str:
     return "".join(page.content.decode() for page in pages)
 
 
-def test_an_operator_reads_no_prompt_in_a_flow_and_nothing_that_it_keeps(admin_client: Client, api: APIClient) -> None:
+def test_an_operator_reads_a_flow_that_asks_models_but_nothing_that_it_says_and_keeps(
+    admin_client: Client, api: APIClient
+) -> None:
     html = of_a_flow_that_asks(admin_client, api)
-    assert "shoes" not in html
-    assert html.count("the tenant has not allowed operators to read prompts") == 4
+    assert "I sell no shoes" not in html and "We have shoes" not in html
+    assert html.count("the tenant has not allowed operators to read prompts") == 2
+    assert html.count("Sell shoes") == 2
+    assert 'name="organism_yaml"' in html
 
 
 def test_an_operator_reads_a_flow_whose_tenant_shares_prompts(admin_client: Client, api: APIClient) -> None:
@@ -233,11 +237,3 @@ def test_an_operator_reads_a_flow_whose_tenant_shares_prompts(admin_client: Clie
     for said in ("Sell shoes", "I sell no shoes", "We have shoes"):
         assert said in html
     assert 'name="organism_yaml"' in html
-
-
-def test_an_operator_changes_the_name_of_a_flow_whose_yaml_is_hidden(admin_client: Client, api: APIClient) -> None:
-    flow = make_flow(api, organismYaml=ASKING)
-    form = {"name": "Renamed", "description": "", "organism_yaml": "overwritten"}
-    assert admin_client.post(page_of(flow), form).status_code == 302
-    row = Flow.objects.get(pk=flow["id"])
-    assert (row.name, row.organism_yaml) == ("Renamed", ASKING)
