@@ -3,6 +3,7 @@
 from datetime import UTC, date
 from typing import Any
 
+from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from billing.metering.usage import MOST_DAYS, MOST_ROWS
@@ -12,6 +13,8 @@ from billing.models.usage import MONEY
 from bloxserver.api.fields import IdField
 
 
+# Of a `Decimal` bound the document would make a text.
+@extend_schema_field({"type": "number", "minimum": float(LEAST_COST), "maximum": float(MOST_COST)})
 class CostField(serializers.DecimalField):
     """Dollars a month: a number, or the text of one."""
 

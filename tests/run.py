@@ -16,9 +16,8 @@ WORKERS = min((os.cpu_count() or 1) + 1, 8)  # one more than can run at once, si
 NO_TESTS = 5  # pytest's exit status
 PROCESSES = "processes or faults"
 EXPERIMENTS = "experiment"
-# What starts servers and kills them spends most of its time waiting for them, but has nothing else beside it; of
-# experiments, each with services of its own, no more than two.
-EXPERIMENTS_AT_ONCE = 2
+# What starts servers and kills them spends most of its time waiting for them: two at a time, but nothing else beside them.
+WAITING = ["-n", "2", "--dist", "loadfile"]
 EMBEDDED = {"BLOX_TEST_DATABASE_URL": "", "BLOX_TEST_REDIS_URL": ""}
 COSTLY = "tests/fuzz"  # to collect, and there are no such tests in it
 
@@ -42,9 +41,8 @@ def pytest(arguments: list[str], environment: dict[str, str]) -> int:
     return subprocess.call([sys.executable, "-m", "pytest", "-q", *arguments], env=os.environ | environment)
 
 
-def waiting(markers: str, arguments: list[str], environment: dict[str, str], *, at_once: int = WORKERS) -> int:
-    spread = ["-n", str(at_once), "--dist", "loadfile"]
-    return pytest(["-m", markers, *spread, *(arguments or [f"--ignore={COSTLY}"])], environment)
+def waiting(markers: str, arguments: list[str], environment: dict[str, str]) -> int:
+    return pytest(["-m", markers, *WAITING, *(arguments or [f"--ignore={COSTLY}"])], environment)
 
 
 def run_suite(name: str, arguments: list[str], environment: dict[str, str], *, again: bool = False) -> Result:
@@ -63,7 +61,7 @@ def run_experiments(arguments: list[str]) -> Result:
     name = "Experiments, on services of their own"
     print(f"\n== {name} ==", flush=True)
     started = time.monotonic()
-    status = waiting(EXPERIMENTS, arguments, EMBEDDED, at_once=EXPERIMENTS_AT_ONCE)
+    status = waiting(EXPERIMENTS, arguments, EMBEDDED)
     return Result(name, time.monotonic() - started, {status})
 
 

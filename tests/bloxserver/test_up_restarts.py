@@ -20,21 +20,24 @@ def test_a_supervisor_that_is_killed_takes_its_processes_along(server: UpServer)
     server.wait_for(lambda: server.pids() == [])
 
 
-@pytest.mark.parametrize(
-    "command", [pytest.param("granian", marks=pytest.mark.once), "--queues executions", "--queues clock"]
-)
 @pytest.mark.parametrize("which", [pytest.param(0, marks=pytest.mark.once), -1])
-def test_a_process_that_is_killed_is_started_again(server: UpServer, command: str, which: int) -> None:
-    """The first is the leader; the last its child: granian's worker, the pool's process, the clock's beat."""
+def test_web_worker_and_clock_that_are_killed_are_started_again(server: UpServer, which: int) -> None:
+    """The first of each is the leader; the last its child: granian's worker, the pool's process, the clock's beat."""
     server.start()
     server.wait_until_ready()
-    killed = server.pids(command)
-    os.kill(killed[which], signal.SIGKILL)
-    server.wait_for(lambda: killed[which] not in server.pids(command) and len(server.pids(command)) == len(killed))
+    before = {command: server.pids(command) for command in ("granian", "--queues executions", "--queues clock")}
+    for killed in before.values():
+        os.kill(killed[which], signal.SIGKILL)
+    server.wait_for(lambda: all(_is_whole_again(server, *each, which) for each in before.items()))
     server.wait_for(server.answers)
     server.process.terminate()
     assert server.process.wait(SECONDS) == 0
     assert server.pids() == []
+
+
+def _is_whole_again(server: UpServer, command: str, before: list[int], which: int) -> bool:
+    now = server.pids(command)
+    return before[which] not in now and len(now) == len(before)
 
 
 @pytest.mark.once
@@ -47,9 +50,9 @@ def test_a_server_whose_web_cannot_start_gives_up_and_says_so(server: UpServer) 
 
 
 @pytest.mark.once
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_make_told_to_stop_alone_leaves_no_process(server: UpServer, tmp_path: Path, number: signal.Signals) -> None:
-    """make passes SIGTERM on to its recipe, but neither SIGINT nor, of course, SIGKILL."""
+    """make passes neither on to its recipe."""
     makefile = tmp_path / "Makefile"
     makefile.write_text(f"run:\n\t@exec {sys.executable} manage.py up --with-parent\n")
     server.start("make", "--file", str(makefile), "run")

@@ -138,6 +138,7 @@ def test_a_made_up_request_of_nobodys_is_refused_as_the_document_says(
         assert response.status_code in {400, 401, 405, 406} | ({404} if no_path else set()), response.status_code
 
 
+@pytest.mark.once
 @pytest.mark.django_db
 @pytest.mark.usefixtures("_one_connection")
 def test_calls_that_go_on_with_what_earlier_ones_gave_are_answered_as_the_document_says(
