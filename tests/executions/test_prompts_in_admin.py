@@ -14,7 +14,7 @@ from executions.admin.privacy import hidden_of
 from executions.models import Approval, Execution, JournalEntry, LargeOutput, SpokenText, Step
 from tests.executions.factories import make_execution, make_flow, make_step
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.once]
 
 HIDDEN = "hidden: the tenant has not allowed operators to read prompts"
 SECRETS = (

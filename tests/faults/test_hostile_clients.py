@@ -151,9 +151,8 @@ def test_e14_what_is_too_much_is_refused_at_no_cost_to_others(begin: Begin, serv
         assert not failures, "\n".join(failures)
 
 
-@pytest.mark.parametrize(
-    "where", ["body", pytest.param("header", marks=full_form_only), pytest.param("chunks", marks=full_form_only)]
-)
+@full_form_only  # half a minute each; the short form is tests/bloxserver/test_slow_clients.py
+@pytest.mark.parametrize("where", ["body", "header", "chunks"])
 def test_e15_clients_that_send_a_byte_a_second_are_cut_and_hold_nobody_up(
     begin: Begin, server: Server, where: str
 ) -> None:

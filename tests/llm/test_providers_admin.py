@@ -21,7 +21,7 @@ from tests.llm.model_server import ModelServer
 
 __all__ = ["server"]  # the fixture
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.once]
 
 NOW = datetime(2026, 11, 26, 12, tzinfo=UTC)
 LIST, KEYS = "/admin/llm/provider/", "/admin/llm/userkey/"
