@@ -9,10 +9,9 @@ import pytest
 
 from tests.up_server import SECONDS, UpServer
 
-pytestmark = pytest.mark.processes
+pytestmark = [pytest.mark.processes, pytest.mark.once]
 
 
-@pytest.mark.once
 def test_a_supervisor_that_is_killed_takes_its_processes_along(server: UpServer) -> None:
     server.start()
     server.wait_until_ready()
@@ -20,7 +19,7 @@ def test_a_supervisor_that_is_killed_takes_its_processes_along(server: UpServer)
     server.wait_for(lambda: server.pids() == [])
 
 
-@pytest.mark.parametrize("which", [pytest.param(0, marks=pytest.mark.once), -1])
+@pytest.mark.parametrize("which", [0, -1])
 def test_web_worker_and_clock_that_are_killed_are_started_again(server: UpServer, which: int) -> None:
     """The first of each is the leader; the last its child: granian's worker, the pool's process, the clock's beat."""
     server.start()
@@ -40,7 +39,6 @@ def _is_whole_again(server: UpServer, command: str, before: list[int], which: in
     return before[which] not in now and len(now) == len(before)
 
 
-@pytest.mark.once
 def test_a_server_whose_web_cannot_start_gives_up_and_says_so(server: UpServer) -> None:
     server.environment |= {"BLOX_WEB_THREADS": "0", "BLOX_STREAM_LIMIT": "-1"}  # granian refuses
     server.start()
@@ -49,7 +47,6 @@ def test_a_server_whose_web_cannot_start_gives_up_and_says_so(server: UpServer) 
     assert server.pids() == []
 
 
-@pytest.mark.once
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_make_told_to_stop_alone_leaves_no_process(server: UpServer, tmp_path: Path, number: signal.Signals) -> None:
     """make passes neither on to its recipe."""
