@@ -9,7 +9,16 @@ from django.utils import timezone
 from billing.forms import BudgetForm
 from billing.metering.budgets import count_from_usage, delete_budget, update_budget
 from billing.metering.settling import ADDED
-from billing.models import Budget, BudgetNotice, BudgetPeriod, BudgetReservation, LlmUsage, RunBudget, SettledCall
+from billing.models import (
+    Budget,
+    BudgetNotice,
+    BudgetPeriod,
+    BudgetReservation,
+    DeletedRuns,
+    LlmUsage,
+    RunBudget,
+    SettledCall,
+)
 from billing.models.usage import NO_FLOW
 from bloxserver.core.admin import HistoryAdmin
 
@@ -24,6 +33,18 @@ class RunBudgetAdmin(HistoryAdmin):
     search_fields = ("user__email", "=user__id")
     search_help_text = "The user's e-mail or id"
     fields = readonly_fields = ("id", "user", "period_start", "runs")
+
+
+@admin.register(DeletedRuns)
+class DeletedRunsAdmin(HistoryAdmin):
+    """The runs of each day whose executions are deleted: they go on counting."""
+
+    list_display = ("user", "starts_at", "runs")
+    list_select_related = ("user",)
+    list_filter = ("starts_at",)
+    search_fields = ("user__email", "=user__id")
+    search_help_text = "The user's e-mail or id"
+    fields = readonly_fields = ("id", "user", "starts_at", "runs")
 
 
 @admin.register(LlmUsage)

@@ -4,6 +4,7 @@
 """
 
 from dataclasses import dataclass
+from decimal import Decimal
 
 from accounts.models import Tier
 
@@ -23,6 +24,7 @@ class Limits:
     llm_requests_per_minute: int  # these three are for the platform's models; a user's own key lifts them
     llm_tokens_per_minute: int
     llm_concurrent: int
+    overage_price: Decimal = Decimal(0)  # in US dollars, of 1,000 runs over `runs_per_month`
 
 
 TIERS: dict[str, Limits] = {
@@ -32,7 +34,7 @@ TIERS: dict[str, Limits] = {
     ),
     Tier.PRO: Limits(
         100, 100_000, False, 20, 3_600, 50, 30, 600, 30, priority=2,
-        llm_requests_per_minute=60, llm_tokens_per_minute=100_000, llm_concurrent=10,
+        llm_requests_per_minute=60, llm_tokens_per_minute=100_000, llm_concurrent=10, overage_price=Decimal("0.50"),
     ),
     Tier.ENTERPRISE: Limits(
         1_000, None, False, 100, 21_600, 200, 365, 6_000, 60, priority=1,

@@ -16,6 +16,7 @@ from django.db import models, transaction
 from django.db.models import Exists, OuterRef, Subquery
 
 from accounts.models import User
+from billing.runs import keep_counting
 from billing.services import limits_of
 from executions import tally
 from executions.models import Execution, State
@@ -54,9 +55,11 @@ def delete_some_of_flow(flow: Flow) -> bool:
 
 
 def delete_executions(ids: Sequence[UUID]) -> int:
-    """Delete these with all that belongs to them, in the caller's transaction; how many there were."""
+    """Delete these with all that belongs to them, in the caller's transaction; how many there were. Their runs stay
+    counted."""
     if not ids:
         return 0
+    keep_counting(Execution.objects.filter(pk__in=ids).values_list("user_id", "started_at"))
     tally.subtract(ids)
     _delete_children(Execution, "", ids)
     return _raw_delete(Execution.objects.filter(pk__in=ids))

@@ -4,6 +4,7 @@ from django.urls import path
 
 from executions.approval_views import ApprovalViewSet, answer_by_link
 from executions.bulk.views import BulkOperationViewSet
+from executions.usage import UsageView
 from executions.views import (
     EventsView,
     ExecutionViewSet,
@@ -27,6 +28,7 @@ urlpatterns = [
         BulkOperationViewSet.as_view({"get": "retrieve"}),
         name="executions-operation",
     ),
+    path("usage", UsageView.as_view(), name="usage"),
     path("flows/<uuid:flow_id>/stats", FlowStatsView.as_view(), name="flow-stats"),
     path(FLOW, FlowExecutionViewSet.as_view({"get": "list"}), name="flow-executions"),
     path(f"{FLOW}/stats", FlowExecutionsStatsView.as_view(), name="flow-executions-stats"),

@@ -11,7 +11,6 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from billing.metering.budgets import delete_budget, update_budget
-from billing.metering.usage import llm_usage
 from billing.models import Budget
 from billing.months import month_of
 from billing.querysets import BudgetQuerySet
@@ -99,9 +98,5 @@ class LlmUsageView(GenericAPIView[Any]):
         """What your calls of models came to, in all, by model, by flow and by day. At most 366 days at once. The headers
         `X-RateLimit-*-Requests`, `-Tokens` and `-LLM` say where you stand within the minute."""
         days = checked(serializers.UsageQuerySerializer, request.query_params, now=timezone.now())
-        report = llm_usage(user=user_of(request), **days)
-        flow_ids = [row["flow_id"] for row in report.by_flow if row["flow_id"]]
-        names = services.names_of_flows(owner=user_of(request), flow_ids=flow_ids)
-        for row in report.by_flow:
-            row["flow_name"] = names.get(row["flow_id"])
+        report = services.llm_report(owner=user_of(request), **days)
         return Response(self.get_serializer(report).data, headers=rate_headers(user_of(request)))

@@ -253,6 +253,7 @@ def budgets(call: Caller, flow: str) -> None:
     call(200, "GET", one)
     call(200, "PATCH", one, {"monthlyTokens": 1_000_000})
     call(204, "DELETE", one)
+    call(200, "GET", "/api/v1/usage")
     call(200, "GET", "/api/v1/usage/llm?from=2026-11-01&to=2026-11-30")
 
 

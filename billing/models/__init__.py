@@ -1,7 +1,7 @@
 """What a user has used, and what it may not pass."""
 
 from billing.models.budgets import Budget, BudgetNotice, BudgetPeriod, BudgetReservation
-from billing.models.runs import RunBudget
+from billing.models.runs import DeletedRuns, RunBudget
 from billing.models.usage import LlmUsage, SettledCall
 
 __all__ = [
@@ -9,6 +9,7 @@ __all__ = [
     "BudgetNotice",
     "BudgetPeriod",
     "BudgetReservation",
+    "DeletedRuns",
     "LlmUsage",
     "RunBudget",
     "SettledCall",

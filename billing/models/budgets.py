@@ -1,6 +1,6 @@
 """What a tenant, or one flow, may spend on models in a month."""
 
-from datetime import UTC, date, datetime
+from datetime import date, datetime
 from decimal import Decimal
 from typing import ClassVar
 
@@ -11,7 +11,7 @@ from django.db.models import Q
 from django.utils import timezone
 
 from billing.models.usage import MONEY
-from billing.months import month_resets_at
+from billing.months import month_resets_at, month_starts_at
 from billing.querysets import BudgetNoticeQuerySet, BudgetPeriodQuerySet, BudgetQuerySet, BudgetReservationQuerySet
 from bloxserver.core.ids import new_id
 
@@ -108,7 +108,7 @@ class BudgetPeriod(models.Model):
 
     @property
     def starts_at(self) -> datetime:
-        return datetime(self.period_start.year, self.period_start.month, 1, tzinfo=UTC)
+        return month_starts_at(self.period_start)
 
     @property
     def resets_at(self) -> datetime:

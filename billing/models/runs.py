@@ -23,3 +23,26 @@ class RunBudget(models.Model):
 
     def __str__(self) -> str:
         return f"{self.user}: {self.runs} runs in {self.period_start:%B %Y}"
+
+
+class DeletedRuns(models.Model):
+    """How many executions, accepted from `starts_at` to the end of that day (UTC), the history no longer has.
+
+    Runs are counted by their executions. What is deleted, with its flow or for its age, goes on counting here.
+    """
+
+    id = models.UUIDField(primary_key=True, default=new_id, editable=False)
+    user = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="+", db_index=False)
+    starts_at = models.DateTimeField(help_text="Midnight, in UTC.")
+    runs = models.PositiveBigIntegerField(default=0)
+
+    class Meta:
+        constraints = [
+            # Whoever deletes adds to the row of the day by it; it also finds a user's days.
+            models.UniqueConstraint(fields=["user", "starts_at"], name="deletedruns_one_a_day")
+        ]
+        ordering = ["-starts_at", "-id"]
+        verbose_name_plural = "deleted runs"
+
+    def __str__(self) -> str:
+        return f"{self.user}: {self.runs} runs of {self.starts_at:%Y-%m-%d}"

@@ -1,6 +1,6 @@
 """What can be done with flows. Each verb owns its transaction; the apps above import from here."""
 
-from flows.services.budgets import names_of_flows, set_budget
+from flows.services.budgets import llm_report, set_budget
 from flows.services.deployments import fail_flow, finish_stop, start_flow, stop_flow
 from flows.services.flows import (
     create_flow,
@@ -29,8 +29,8 @@ __all__ = [
     "fail_flow",
     "finish_stop",
     "flow_by_reference",
+    "llm_report",
     "load_organism",
-    "names_of_flows",
     "optional_secret",
     "restore_version",
     "secret_value",

@@ -1,6 +1,6 @@
 """Budgets of model calls, where flows are known: billing, which keeps them, knows flows by their ids alone."""
 
-from datetime import datetime
+from datetime import date, datetime
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
@@ -9,6 +9,7 @@ from django.db import transaction
 
 from accounts.models import User
 from billing.metering.budgets import create_budget
+from billing.metering.usage import UsageReport, llm_usage
 from billing.models import Budget
 from bloxserver.core.errors import InvalidInput
 from flows.models import Flow
@@ -31,7 +32,11 @@ def set_budget(
         return create_budget(user=owner, flow_id=flow.pk, flow_name=flow.name, **limits, now=now)
 
 
-def names_of_flows(*, owner: User, flow_ids: list[UUID]) -> dict[UUID, str]:
-    """By id; a flow that was deleted, history and all, has none any more."""
-    rows = Flow.with_deleted.for_user(owner).filter(pk__in=flow_ids)
-    return dict(rows.values_list("pk", "name"))
+def llm_report(*, owner: User, first: date, last: date) -> UsageReport:
+    """`llm_usage` with the `flow_name` of each flow: None of one that was deleted, history and all."""
+    report = llm_usage(user=owner, first=first, last=last)
+    flow_ids = [row["flow_id"] for row in report.by_flow if row["flow_id"]]
+    names = dict(Flow.with_deleted.for_user(owner).filter(pk__in=flow_ids).values_list("pk", "name"))
+    for row in report.by_flow:
+        row["flow_name"] = names.get(row["flow_id"])
+    return report
