@@ -1,4 +1,4 @@
-"""What a user's runs of a month come to: beside the cap, and in money."""
+"""What a user's runs of a period come to: beside the cap, and in money."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -11,18 +11,10 @@ from django.db.models import F
 
 from accounts.models import User
 from billing.models import DeletedRuns
-from billing.months import month_of, month_resets_at, month_starts_at
+from billing.periods import Period
 from billing.services import limits_of
 
 UNLIMITED = -1  # as the API's `runsLimit` says it
-
-
-@dataclass(frozen=True, slots=True)
-class Period:
-    """By which usage is counted: from `starts_at` to just before `ends_at`."""
-
-    starts_at: datetime
-    ends_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +25,6 @@ class RunUsage:
     percentage: float
     overage: Decimal  # in US dollars
     days_remaining: int  # the day that is under way is one
-
-
-def period_of(now: datetime) -> Period:
-    """The calendar month (UTC) of `now`."""
-    month = month_of(now)
-    return Period(month_starts_at(month), month_resets_at(month))
 
 
 def run_usage(*, user: User, runs: int, period: Period, now: datetime) -> RunUsage:

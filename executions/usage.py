@@ -14,7 +14,8 @@ from rest_framework.response import Response
 
 from accounts.models import User
 from billing.models import DeletedRuns
-from billing.runs import Period, period_of, run_usage
+from billing.periods import Period, period_of
+from billing.runs import run_usage
 from executions.models import Execution
 from flows.budget_serializers import LlmUsageOfFlowSerializer, LlmUsageOfModelSerializer
 from flows.requests import user_of
@@ -49,7 +50,7 @@ class UsageView(GenericAPIView[Any]):
 
 def _dashboard(user: User) -> dict[str, Any]:
     now = timezone.now()
-    period = period_of(now)
+    period = period_of(user=user, now=now)
     runs = runs_of(user, period)
     usage = run_usage(user=user, runs=runs, period=period, now=now)
     last_day = (period.ends_at - timedelta(microseconds=1)).date()

@@ -11,7 +11,8 @@ from rest_framework.test import APIClient
 from accounts.models import Tier, User
 from billing.models import DeletedRuns
 from billing.months import month_of, month_resets_at, month_starts_at
-from billing.runs import Period, period_of, run_usage
+from billing.periods import Period, period_of
+from billing.runs import run_usage
 from executions import history, tasks
 from tests.billing.metering import call, settle_llm
 from tests.executions.factories import make_execution, make_flow
@@ -124,7 +125,7 @@ def test_the_tokens_of_models_are_broken_down_by_model_and_by_flow(api: APIClien
     ],
 )
 def test_the_day_that_is_under_way_remains(alice: User, now: datetime, days: int) -> None:
-    period = period_of(now)
+    period = period_of(user=alice, now=now)
     assert period == Period(datetime(2026, 12, 1, tzinfo=UTC), datetime(2027, 1, 1, tzinfo=UTC))
     assert run_usage(user=alice, runs=0, period=period, now=now).days_remaining == days
 
