@@ -70,6 +70,15 @@ class UserAdmin(ButtonsAdmin, DjangoUserAdmin):
             "Model cache": f"{reverse('admin:llm_cacheuse_changelist')}?user__id__exact={obj.pk}",
         }
 
+    def save_model(self, request: HttpRequest, obj: User, form: Any, change: bool) -> None:
+        """A tier is changed by its service, which tells those who have to see to it."""
+        tier = obj.tier
+        if change and "tier" in form.changed_data:
+            obj.tier = form.initial["tier"]
+        super().save_model(request, obj, form, change)
+        if change and "tier" in form.changed_data:
+            set_tier(user=obj, tier=tier)
+
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         """A user is deactivated, not deleted: their flows, triggers and history hang on the row."""
         return False

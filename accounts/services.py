@@ -15,7 +15,7 @@ from django.utils import timezone
 
 from accounts import clerk
 from accounts.models import WEB_ADDRESS, AccessToken, Scope, Tier, User
-from accounts.signals import user_deleted
+from accounts.signals import tier_changed, user_deleted
 from bloxserver.core.errors import InvalidInput
 
 logger = logging.getLogger(__name__)
@@ -87,12 +87,19 @@ def sign_in_name(request: Any, credentials: Mapping[str, Any] | None) -> str | N
     return name.strip().lower()[:255] if isinstance(name, str) else None
 
 
-def set_tier(*, user: User, tier: str) -> None:
-    """Raises `InvalidInput` for an unknown tier."""
+def set_tier(*, user: User, tier: str, now: datetime | None = None) -> None:
+    """Put the user on `tier`, and tell those who have to see to it. Raises `InvalidInput` for an unknown tier.
+
+    The row lock gives each change of a tier the one before it.
+    """
     if tier not in Tier.values:
         raise InvalidInput(f"There is no tier {tier!r}: choose one of {', '.join(Tier.values)}.")
-    User.objects.filter(pk=user.pk).update(tier=tier)
-    user.tier = tier
+    with transaction.atomic():
+        before = User.objects.select_for_update(of=("self",), no_key=True).get(pk=user.pk).tier
+        User.objects.filter(pk=user.pk).update(tier=tier)
+        user.tier = tier
+        if before != tier:
+            tier_changed.send(sender=User, user=user, before=before, after=tier, now=now or timezone.now())
 
 
 def _create_clerk_user(subject: str, profile: dict[str, Any]) -> User:

@@ -22,3 +22,38 @@ class BudgetExceeded(DomainError):
 
 class BudgetExists(Conflict):
     code = "budget_exists"
+
+
+class BillingNotConfigured(DomainError):
+    """The operator has set no key of Stripe's: nothing is sold here."""
+
+    code = "billing_not_configured"
+    status = 503
+
+
+class BillingUnavailable(DomainError):
+    """Stripe cannot be reached, or does not take what it is asked; the log says why."""
+
+    code = "billing_unavailable"
+    status = 503
+
+
+class AlreadySubscribed(Conflict):
+    code = "already_subscribed"
+
+
+class NoCustomer(Conflict):
+    """Nobody who has never been at the checkout has anything to manage at Stripe."""
+
+    code = "no_customer"
+
+
+class TierNotSold(Conflict):
+    """There is no price for it at Stripe: operators put users on it."""
+
+    code = "tier_not_sold"
+
+
+class InvalidSignature(DomainError):
+    code = "invalid_signature"
+    status = 400

@@ -10,7 +10,19 @@ from django.db.models import Prefetch, Q
 
 if TYPE_CHECKING:
     from accounts.models import User
-    from billing.models import Budget, BudgetNotice, BudgetPeriod, BudgetReservation, LlmUsage  # noqa: F401 - in strings
+    from billing.models import (  # noqa: F401 - in strings
+        BillingMail,
+        Budget,
+        BudgetNotice,
+        BudgetPeriod,
+        BudgetReservation,
+        FlowCapReview,
+        LlmUsage,
+        OverageReport,
+        StripeEvent,
+        Subscription,
+        SubscriptionPeriod,
+    )
 
 
 class BudgetQuerySet(models.QuerySet["Budget"]):
@@ -53,3 +65,42 @@ class LlmUsageQuerySet(models.QuerySet["LlmUsage"]):
     def between(self, first: date, last: date) -> Self:
         """Of these days and those between them."""
         return self.filter(day__gte=first, day__lte=last)
+
+
+class SubscriptionQuerySet(models.QuerySet["Subscription"]):
+    def for_user(self, user: "User") -> Self:
+        """The one guarded door to a tenant's subscriptions."""
+        return self.filter(user=user)
+
+    def live(self) -> Self:
+        """Those that have not ended: they may be paid, or be paid again."""
+        return self.exclude(status__in=["canceled", "incomplete_expired"])
+
+
+class SubscriptionPeriodQuerySet(models.QuerySet["SubscriptionPeriod"]):
+    def of(self, now: datetime) -> Self:
+        """That which `now` lies in. Of two that overlap, as two subscriptions' may, the later comes first."""
+        return self.filter(starts_at__lte=now, ends_at__gt=now).order_by("-starts_at")
+
+    def due(self, now: datetime) -> Self:
+        return self.filter(count_due_at__lte=now)
+
+
+class StripeEventQuerySet(models.QuerySet["StripeEvent"]):
+    def due(self, now: datetime) -> Self:
+        return self.filter(due_at__lte=now)
+
+
+class OverageReportQuerySet(models.QuerySet["OverageReport"]):
+    def due(self, now: datetime) -> Self:
+        return self.filter(due_at__lte=now)
+
+
+class BillingMailQuerySet(models.QuerySet["BillingMail"]):
+    def due(self, now: datetime) -> Self:
+        return self.filter(due_at__lte=now)
+
+
+class FlowCapReviewQuerySet(models.QuerySet["FlowCapReview"]):
+    def due(self, now: datetime) -> Self:
+        return self.filter(due_at__lte=now)

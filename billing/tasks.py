@@ -5,6 +5,7 @@ from django.utils import timezone
 
 from billing.dispatch import Job
 from billing.metering import housekeeping, mails
+from billing.stripe import events, services
 from bloxserver.core.background import Background
 
 
@@ -14,6 +15,16 @@ def keep_budgets() -> None:
     housekeeping.keep_budgets(now=now)
     if mails.is_any_due(now=now):
         _mails.start()  # the clock must tick on, however slow the mail server is
+
+
+@shared_task(name=Job.HANDLE_EVENT, ignore_result=True)
+def handle_stripe_event(event_id: str) -> None:
+    events.handle(now=timezone.now(), event_id=event_id)
+
+
+@shared_task(name=Job.WORK_ON_STRIPE, ignore_result=True)
+def work_on_stripe() -> None:
+    services.work()
 
 
 _mails = Background(mails.send_due_mails, "billing-mails")

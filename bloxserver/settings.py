@@ -149,6 +149,11 @@ CLERK_SECRET_KEY = env.str("CLERK_SECRET_KEY", default="")
 CLERK_API_URL = env.str("CLERK_API_URL", default="https://api.clerk.com/v1")
 CLERK_WEBHOOK_SECRET = env.str("CLERK_WEBHOOK_SECRET", default="")
 
+# Billing. Without a key its endpoints answer 503, and all else works. -----------------------------------------------
+STRIPE_API_KEY = env.str("STRIPE_API_KEY", default="")
+STRIPE_WEBHOOK_SECRET = env.str("STRIPE_WEBHOOK_SECRET", default="")
+STRIPE_API_BASE = env.str("STRIPE_API_BASE", default="https://api.stripe.com").rstrip("/")
+
 # REST API. -------------------------------------------------------------------------------------------------------
 REST_FRAMEWORK = {
     "DEFAULT_AUTHENTICATION_CLASSES": ["accounts.authentication.BearerAuthentication"],
@@ -230,6 +235,9 @@ CELERY_BEAT_SCHEDULE = {
     "sweep": {"task": "executions.sweep", "schedule": 1.0, "options": {"queue": "clock", "expires": 1.0}},
     "keep budgets": {"task": "billing.keep_budgets", "schedule": 5.0, "options": {"queue": "clock", "expires": 5.0}},
     # These take their time, so workers do them, not the clock.
+    "work on stripe": {"task": "billing.work_on_stripe", "schedule": 15.0, "options": {"expires": 15.0}},
+    "review flow caps": {"task": "executions.review_flow_caps", "schedule": 15.0, "options": {"expires": 15.0}},
+    "report overage": {"task": "executions.report_overage", "schedule": 300.0, "options": {"expires": 300.0}},
     "fold tallies": {"task": "executions.fold_tallies", "schedule": 15.0, "options": {"expires": 15.0}},
     "work operations": {"task": "executions.work_operations", "schedule": 10.0, "options": {"expires": 10.0}},
     "tell of refused keys": {"task": "llm.tell_of_refused_keys", "schedule": 60.0, "options": {"expires": 60.0}},
@@ -320,6 +328,7 @@ LOGGING = {
         # At DEBUG they log whole requests: what tenants ask their models.
         "anthropic": {"level": "WARNING"},
         "openai": {"level": "WARNING"},
+        "stripe": {"level": "WARNING"},  # at DEBUG it logs what it sends and is sent
         # A line for every tick and every bell.
         "celery.beat": {"level": "WARNING", "filters": ["brief"]},
         "celery.worker.strategy": {"level": "WARNING"},

@@ -13,6 +13,7 @@ from django.views.generic import TemplateView
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitView
 
 import accounts.urls
+import billing.urls
 import executions.urls
 import triggers.urls
 
@@ -34,6 +35,7 @@ def schema_view(request: HttpRequest) -> HttpResponseBase:
 urlpatterns = [
     # Paths are tried in this order, and a webhook's comes a thousand times a second.
     *accounts.urls.public_urlpatterns,
+    *billing.urls.public_urlpatterns,
     *triggers.urls.public_urlpatterns,
     path("", TemplateView.as_view(template_name="landing.html"), name="landing"),
     path("admin/", admin.site.urls),
@@ -41,6 +43,7 @@ urlpatterns = [
     # "Split": its script comes as a file of its own, which the content security policy lets run.
     path("api/docs", SpectacularSwaggerSplitView.as_view(url_name="schema"), name="docs"),
     path("api/v1/", include("accounts.urls")),
+    path("api/v1/", include("billing.urls")),
     path("api/v1/", include("llm.urls")),
     path("api/v1/", include("flows.urls")),
     path("api/v1/", include("executions.urls")),

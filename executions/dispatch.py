@@ -32,6 +32,8 @@ class Job(StrEnum):
     OPERATE = "executions.work_operations"
     PRUNE = "executions.prune_history"
     FAILURES = "executions.failures"
+    REVIEW = "executions.review_flow_caps"
+    OVERAGE = "executions.report_overage"
 
 
 def ring_bell() -> None:

@@ -4,7 +4,7 @@ from celery import shared_task
 from django.utils import timezone
 
 from bloxserver.core.background import Background
-from executions import history, tally
+from executions import flow_caps, history, overage, tally
 from executions.bulk import services as bulk
 from executions.dispatch import Job
 from executions.engine import shutdown  # noqa: F401 - its flag must be made before the worker forks
@@ -39,6 +39,16 @@ def prune_history() -> None:
 @shared_task(name=Job.OPERATE, ignore_result=True)
 def work_operations() -> None:
     bulk.work_operations(now=timezone.now())
+
+
+@shared_task(name=Job.REVIEW, ignore_result=True)
+def review_flow_caps() -> None:
+    flow_caps.review_flow_caps(now=timezone.now())
+
+
+@shared_task(name=Job.OVERAGE, ignore_result=True)
+def report_overage() -> None:
+    overage.report_overage(now=timezone.now())
 
 
 @shared_task(name=Job.FAILURES, ignore_result=True)

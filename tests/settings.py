@@ -29,6 +29,9 @@ os.environ.update(
         "DATABASE_URL": os.environ.get("BLOX_TEST_DATABASE_URL") or f"sqlite:///{_var}/bloxserver.sqlite3",
         "REDIS_URL": redis_url_of_worker(os.environ.get("BLOX_TEST_REDIS_URL", ""), _worker),
         "EMAIL_URL": "memorymail://",
+        "STRIPE_API_KEY": "",
+        "STRIPE_WEBHOOK_SECRET": "",
+        "STRIPE_API_BASE": "http://127.0.0.1:9",
         # No test asks a provider on the internet by mistake: nothing listens there.
         "BLOX_LLM_BASE_URLS": ",".join(
             f"{name}=http://127.0.0.1:9" for name in ("anthropic", "openai", "together", "xai")

@@ -28,17 +28,19 @@ class RunBudget(models.Model):
 class DeletedRuns(models.Model):
     """How many executions, accepted from `starts_at` to the end of that day (UTC), the history no longer has.
 
-    Runs are counted by their executions. What is deleted, with its flow or for its age, goes on counting here.
+    Runs are counted by their executions. What is deleted, with its flow or for its age, goes on counting here. A day on
+    which a period of the user's subscription begins or ends has a row for each part, so that a period's runs are whole
+    rows.
     """
 
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
     user = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="+", db_index=False)
-    starts_at = models.DateTimeField(help_text="Midnight, in UTC.")
+    starts_at = models.DateTimeField(help_text="Midnight in UTC, or the start or end of a subscription's period.")
     runs = models.PositiveBigIntegerField(default=0)
 
     class Meta:
         constraints = [
-            # Whoever deletes adds to the row of the day by it; it also finds a user's days.
+            # Whoever deletes adds to the row of the day, or its part, by it; it also finds a user's days.
             models.UniqueConstraint(fields=["user", "starts_at"], name="deletedruns_one_a_day")
         ]
         ordering = ["-starts_at", "-id"]

@@ -1,0 +1,80 @@
+"""What a change of a subscription leaves to be done, written in the transaction of the change."""
+
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.db import transaction
+
+from accounts.models import User
+from billing.models import BillingMail, FlowCapReview, MailKind
+
+REVIEW_WAIT = timedelta(minutes=1)  # longer than a review takes; twice as long after each attempt, up to
+LONGEST_WAIT = timedelta(hours=6)
+
+
+def note_mail(*, user: User, kind: MailKind, key: str, context: dict[str, Any], now: datetime) -> None:
+    """A mail to `user`, in the caller's transaction. `key` is of what it tells: the unique constraint lets it be told
+    once."""
+    mail = BillingMail(user=user, kind=kind, dedupe_key=key, context=context, due_at=now, created_at=now)
+    BillingMail.objects.bulk_create([mail], ignore_conflicts=True)
+
+
+def note_downgrade(*, user: User, now: datetime) -> None:
+    """Flows may be over the cap of the tier that `user` has now: a review, in the caller's transaction."""
+    FlowCapReview.objects.create(user=user, due_at=now, created_at=now)
+
+
+def note_mail_of_downgrade(*, user: User, kind: MailKind, key: str, context: dict[str, Any], now: datetime) -> None:
+    """The mail that tells of a downgrade waits for its review, which names the flows that were stopped.
+
+    In the transaction that noted the review, so no other can have taken it up. Where none was, the mail is due at once.
+    """
+    review = FlowCapReview.objects.filter(user=user, done_at=None, mail=None, created_at=now).last()
+    mail = BillingMail(user=user, kind=kind, dedupe_key=key, context=context, created_at=now)
+    mail.due_at = None if review else now
+    BillingMail.objects.bulk_create([mail], ignore_conflicts=True)
+    if review is not None:
+        FlowCapReview.objects.filter(pk=review.pk).update(mail=BillingMail.objects.get(dedupe_key=key))
+
+
+# Reviews, for whoever knows flows. ---------------------------------------------------------------------------------
+def claim_review(*, now: datetime) -> FlowCapReview | None:
+    """One that is due, with its user. The row lock lets one of two claimers have it; whoever dies leaves it due later."""
+    with transaction.atomic():
+        due = FlowCapReview.objects.due(now).select_for_update(skip_locked=True, of=("self",))
+        review = due.select_related("user", "mail").order_by("due_at").first()
+        if review is not None:
+            review.attempts += 1
+            review.due_at = now + min(REVIEW_WAIT * 2 ** min(review.attempts - 1, 16), LONGEST_WAIT)
+            review.save(update_fields=["attempts", "due_at"])
+    return review
+
+
+def plan_review(review: FlowCapReview, flows: list[dict[str, str]]) -> None:
+    """Write down what is about to be stopped, as [{id, name}]: a review that is taken up again must not forget it."""
+    known = {flow["id"] for flow in review.stopped}
+    review.stopped = [*review.stopped, *(flow for flow in flows if flow["id"] not in known)]
+    FlowCapReview.objects.filter(pk=review.pk).update(stopped=review.stopped)
+
+
+def complete_review(review: FlowCapReview, *, now: datetime) -> None:
+    """The flows are stopped: their names go into the mail, which is due now. Once, by the condition on `done_at`."""
+    with transaction.atomic():
+        open_ones = FlowCapReview.objects.filter(pk=review.pk, done_at=None)
+        if not open_ones.update(done_at=now, due_at=None, error=""):
+            return
+        names = [flow["name"] for flow in review.stopped]
+        if review.mail is None:
+            context = {"tier": review.user.tier, "stopped_flows": names}
+            key = f"downgraded:review:{review.pk}"
+            note_mail(user=review.user, kind=MailKind.DOWNGRADED, key=key, context=context, now=now)
+            return
+        mail = BillingMail.objects.select_for_update(of=("self",)).get(pk=review.mail.pk)
+        mail.context = {**mail.context, "stopped_flows": names}
+        mail.due_at = now
+        mail.save(update_fields=["context", "due_at"])
+
+
+def fail_review(review: FlowCapReview, error: str) -> None:
+    """An attempt that is not the latest says nothing."""
+    FlowCapReview.objects.filter(pk=review.pk, attempts=review.attempts).update(error=error[:2_000])

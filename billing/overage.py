@@ -1,0 +1,70 @@
+"""How many runs over the included limit each period of a subscription has, written down before Stripe is told.
+
+A period's rows add up to what it has been found to be over by. Whoever counts knows executions, so it stands above this
+app; whoever sends is `billing.stripe.metering`.
+"""
+
+from datetime import datetime, timedelta
+
+from django.db import transaction
+from django.db.models import Count, Sum
+
+from billing.models import OverageReport, SubscriptionPeriod
+from billing.services import limits_of, limits_of_tier
+
+EVERY = timedelta(hours=1)
+# After its end a period is counted for the last time, when what was accepted in its last moment has been committed.
+SETTLED_AFTER = timedelta(minutes=2)
+RETRY_AFTER = timedelta(minutes=10)  # a count that broke off
+
+
+def claim_period(*, now: datetime) -> SubscriptionPeriod | None:
+    """One that is due to be counted, with its user, put off for a moment: the row lock lets one of two claimers have it,
+    and whoever dies now leaves it due again later."""
+    with transaction.atomic():
+        due = SubscriptionPeriod.objects.due(now).order_by("count_due_at").select_related("user")
+        period = due.select_for_update(skip_locked=True, of=("self",)).first()
+        if period is not None:
+            SubscriptionPeriod.objects.filter(pk=period.pk).update(count_due_at=now + RETRY_AFTER)
+    return period
+
+
+def included_runs(period: SubscriptionPeriod) -> int | None:
+    """What the subscription pays for, whatever tier the user is on by now; None: all."""
+    user = period.user
+    limits = limits_of(user) if user.tier == period.tier else limits_of_tier(period.tier)
+    return limits.runs_per_month
+
+
+def note_runs(period: SubscriptionPeriod, *, runs: int, now: datetime) -> OverageReport | None:
+    """Write down what `runs`, counted since `now`, are over the limit and what has not been written down before.
+
+    The period's row lock gives each count the sum of those before it; a count that is older than the last adds nothing.
+    """
+    with transaction.atomic():
+        row = SubscriptionPeriod.objects.select_for_update(of=("self",)).get(pk=period.pk)
+        included = included_runs(period)
+        over = max(0, runs - included) if included is not None else 0
+        ledger = OverageReport.objects.filter(user=period.user, period_start=row.starts_at)
+        told = ledger.aggregate(runs=Sum("value", default=0), rows=Count("pk"))
+        row.count_due_at = _next_count(row, now)
+        row.save(update_fields=["count_due_at"])
+        if over <= told["runs"]:
+            return None
+        sequence = told["rows"] + 1
+        return OverageReport.objects.create(
+            user=period.user,
+            period_start=row.starts_at,
+            sequence=sequence,
+            value=over - told["runs"],
+            identifier=f"blox-overage-{row.pk}-{sequence}",
+            used_at=min(now, row.ends_at - timedelta(seconds=1)),
+            created_at=now,
+            due_at=now,
+        )
+
+
+def _next_count(period: SubscriptionPeriod, now: datetime) -> datetime | None:
+    """None once it has been counted after its end."""
+    last = period.ends_at + SETTLED_AFTER
+    return None if now >= last else min(now + EVERY, last)

@@ -1,0 +1,26 @@
+"""What billing does when a tier changes, by whomever, and when an account is deleted."""
+
+from datetime import datetime
+from typing import Any
+
+from django.dispatch import receiver
+from django.utils import timezone
+
+from accounts.models import User
+from accounts.signals import tier_changed, user_deleted
+from billing.models import StripeCustomer
+from billing.notices import note_downgrade
+from billing.services import limits_of_tier
+
+
+@receiver(tier_changed)
+def look_at_flows(user: User, before: str, after: str, now: datetime, **_: Any) -> None:
+    """A lower cap may have more flows running than it allows."""
+    if limits_of_tier(after).flows < limits_of_tier(before).flows:
+        note_downgrade(user=user, now=now)
+
+
+@receiver(user_deleted)
+def end_subscriptions(user: User, **_: Any) -> None:
+    """Stripe would go on charging: the clock sees to it, since no network belongs into a transaction."""
+    StripeCustomer.objects.filter(user=user).update(close_due_at=timezone.now(), email="")

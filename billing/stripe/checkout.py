@@ -1,0 +1,116 @@
+"""Stripe's pages for buying a subscription and for managing it."""
+
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from django.conf import settings
+
+from accounts.models import Tier, User
+from billing.errors import AlreadySubscribed, BillingUnavailable, NoCustomer, TierNotSold
+from billing.models import StripeCustomer
+from billing.models.stripe import ENDED
+from billing.stripe.client import asking, client
+from billing.stripe.customers import customer_of
+from billing.stripe.prices import prices_of
+from billing.stripe.reading import CustomerRead
+from billing.stripe.setup import portal_configuration
+from billing.stripe.sync import sync
+
+if TYPE_CHECKING:
+    from stripe.checkout import Session
+
+TRIAL_DAYS = 14
+
+
+def open_checkout(*, user: User, tier: str, success_url: str = "", cancel_url: str = "", now: datetime) -> str:
+    """The URL of a page of Stripe's on which the user subscribes to `tier`; the first time with a trial.
+
+    Raises `AlreadySubscribed`, `TierNotSold`, `BillingNotConfigured` and `BillingUnavailable`.
+    """
+    client()  # before anything is asked: without a key there is nobody to ask
+    with asking():
+        prices = prices_of(tier)
+        if not prices and tier != Tier.PRO:
+            raise TierNotSold(f"The tier {tier} is not sold here: ask the operator for it.")
+        if not prices:
+            raise BillingUnavailable(
+                "Stripe has no price for it yet: the operator has to run `manage.py stripe_setup`."
+            )
+        customer = customer_of(user)
+        _expire(customer.checkout_session)
+        read = sync(customer, now=now)
+        _require_none(read)
+        params = _params(user, customer, prices, has_had_trial=_has_had_trial(read))
+        params["success_url"] = success_url or settings.BLOX_PUBLIC_URL
+        params["cancel_url"] = cancel_url or settings.BLOX_PUBLIC_URL
+        return _only_open_one(customer, client().v1.checkout.sessions.create(params))
+
+
+def open_portal(*, user: User, return_url: str = "") -> str:
+    """The URL of a page of Stripe's on which the user cancels, pays otherwise, and finds invoices.
+
+    Raises `NoCustomer`, `BillingNotConfigured` and `BillingUnavailable`.
+    """
+    client()
+    customer = StripeCustomer.objects.filter(user=user).first()
+    if customer is None:
+        raise NoCustomer("There is nothing to manage yet: you have never been at the checkout.")
+    with asking():
+        params: Any = {"customer": customer.stripe_id, "return_url": return_url or settings.BLOX_PUBLIC_URL}
+        if configuration := portal_configuration():
+            params["configuration"] = configuration
+        return client().v1.billing_portal.sessions.create(params).url
+
+
+def _require_none(read: CustomerRead) -> None:
+    """What Stripe says, not our rows: an event may be on its way."""
+    for subscription in read.subscriptions:
+        if subscription.status not in ENDED:
+            raise AlreadySubscribed(
+                "You have a subscription already: change or end it in the portal (POST /api/v1/billing/portal).",
+                details={"tier": subscription.tier, "status": subscription.status},
+            )
+
+
+def _has_had_trial(read: CustomerRead) -> bool:
+    return any(subscription.trial_ends_at for subscription in read.subscriptions)
+
+
+def _params(user: User, customer: StripeCustomer, prices: list[str], *, has_had_trial: bool) -> Any:
+    monthly, *metered = prices
+    subscription: dict[str, Any] = {"metadata": {"user_id": str(user.pk)}}
+    if not has_had_trial:
+        subscription["trial_period_days"] = TRIAL_DAYS
+        # Who has taken the card away meanwhile has said no: an invoice that cannot be paid would say otherwise.
+        subscription["trial_settings"] = {"end_behavior": {"missing_payment_method": "cancel"}}
+    return {
+        "mode": "subscription",
+        "customer": customer.stripe_id,
+        "client_reference_id": str(user.pk),
+        "line_items": [{"price": monthly, "quantity": 1}, *({"price": price} for price in metered)],
+        "subscription_data": subscription,
+    }
+
+
+def _only_open_one(customer: StripeCustomer, session: "Session") -> str:
+    """Of two checkouts at a time one stays open, by the conditional UPDATE, and both callers are sent there."""
+    before = customer.checkout_session
+    row = StripeCustomer.objects.filter(pk=customer.pk, checkout_session=before)
+    if not row.update(checkout_session=session.id):
+        _expire(session.id)
+        customer.refresh_from_db(fields=["checkout_session"])
+        session = client().v1.checkout.sessions.retrieve(customer.checkout_session)
+    if session.url is None:  # paid for meanwhile
+        raise AlreadySubscribed("You have just subscribed.")
+    return session.url
+
+
+def _expire(session: str) -> None:
+    """Nobody can subscribe twice through pages that were left open. One that is through already stays as it is."""
+    from stripe import InvalidRequestError
+
+    if session:
+        try:
+            client().v1.checkout.sessions.expire(session)
+        except InvalidRequestError:
+            return

@@ -1,0 +1,111 @@
+"""Telling Stripe's meter of the runs over the limit: each row of the ledger once, whatever breaks in between.
+
+A row is sent under its identifier, which Stripe takes once within a day at least. What may have been sent before that is
+looked up in the meter's sum first.
+"""
+
+import logging
+import math
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.db import transaction
+from django.db.models import Exists, OuterRef, Sum
+
+from billing.models import OverageReport, StripeCustomer, SubscriptionPeriod
+from billing.stripe.client import Outcome, client, is_away, said
+from billing.stripe.prices import METER_EVENT
+from bloxserver.core import json_text
+
+logger = logging.getLogger(__name__)
+
+WAITS = (60, 300, 1_800, 3_600)  # seconds after each attempt, and the last ever after
+IDENTIFIER_REMEMBERED = timedelta(hours=23)  # Stripe says 24 at least
+OLDEST = timedelta(days=35)  # Stripe takes nothing that was used before
+
+
+def send(*, now: datetime) -> Outcome:
+    """Tell Stripe of one row that is due."""
+    report = _claim(now)
+    if report is None:
+        return Outcome.NOTHING_DUE
+    try:
+        _tell(report, now)
+    except Exception as error:  # whatever it is: the operator reads it on the row, and it is tried again
+        _fail(report, error, now)
+        return Outcome.AWAY if is_away(error) else Outcome.FAILED
+    OverageReport.objects.filter(pk=report.pk).update(sent_at=now, due_at=None, error="")
+    return Outcome.DONE
+
+
+def _claim(now: datetime) -> OverageReport | None:
+    """Count an attempt at one, a period's in their order, and put it off: the row lock lets one of two claimers have it,
+    and whoever dies now leaves it due again later."""
+    before = OverageReport.objects.filter(
+        user=OuterRef("user"), period_start=OuterRef("period_start"), sequence__lt=OuterRef("sequence")
+    )
+    with transaction.atomic():
+        due = OverageReport.objects.due(now).exclude(Exists(before.filter(due_at__isnull=False))).order_by("due_at")
+        report = due.select_for_update(skip_locked=True, of=("self",)).first()
+        if report is not None:
+            OverageReport.objects.filter(pk=report.pk).update(
+                attempts=report.attempts + 1,
+                due_at=now + timedelta(seconds=WAITS[min(report.attempts, len(WAITS) - 1)]),
+                first_sent_at=report.first_sent_at or now,
+            )
+            report.attempts += 1
+    return report
+
+
+def _tell(report: OverageReport, now: datetime) -> None:
+    """`report` has the moment of the first attempt of those before this one."""
+    from stripe import InvalidRequestError
+
+    customer = StripeCustomer.objects.get(user=report.user_id)
+    if report.first_sent_at and now - report.first_sent_at > IDENTIFIER_REMEMBERED and _has_arrived(customer, report):
+        return
+    try:
+        client().v1.billing.meter_events.create(
+            {
+                "event_name": METER_EVENT,
+                "payload": {"stripe_customer_id": customer.stripe_id, "value": str(report.value)},
+                "identifier": report.identifier,
+                "timestamp": int(report.used_at.timestamp()),
+            }
+        )
+    except InvalidRequestError as error:
+        if "already exists with identifier" not in str(error):
+            raise
+
+
+def _has_arrived(customer: StripeCustomer, report: OverageReport) -> bool:
+    """Whether the meter's sum over the period has this row beside those that are known to have been sent."""
+    of_period = {"user": report.user_id, "period_start": report.period_start}
+    sent = OverageReport.objects.filter(**of_period, sent_at__isnull=False).aggregate(runs=Sum("value", default=0))
+    period = SubscriptionPeriod.objects.get(user=report.user_id, starts_at=report.period_start)
+    for meter in client().v1.billing.meters.list({"limit": 100}).auto_paging_iter():
+        if meter.event_name == METER_EVENT:
+            summaries: Any = client().v1.billing.meters.event_summaries.list(
+                meter.id,
+                {
+                    "customer": customer.stripe_id,
+                    "start_time": _whole_minute(period.starts_at),
+                    "end_time": _whole_minute(period.ends_at),
+                },
+            )
+            return sum(each.aggregated_value for each in summaries.data) >= sent["runs"] + report.value
+    return False
+
+
+def _whole_minute(moment: datetime) -> int:
+    """Seconds since the epoch: Stripe sums over whole minutes. The next one, so that what was used in the last second of
+    the period before is not taken for this one's."""
+    return math.ceil(moment.timestamp() / 60) * 60
+
+
+def _fail(report: OverageReport, error: Exception, now: datetime) -> None:
+    """An attempt that is not the latest says nothing. What has become too old for Stripe is given up."""
+    message = json_text.clean(said(error))[:2_000]
+    gone = {"due_at": None} if now - report.used_at > OLDEST else {}
+    OverageReport.objects.filter(pk=report.pk, attempts=report.attempts, sent_at=None).update(error=message, **gone)
+    logger.warning("overage report=%s attempt=%d: %s", report.pk, report.attempts, json_text.one_line(message))

@@ -1,0 +1,114 @@
+"""What Stripe says of a customer, as values."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from accounts.models import Tier
+from billing.models import SubscriptionStatus
+from billing.stripe.client import client
+from billing.stripe.prices import tier_of_price
+
+MOST = 100  # of a customer's subscriptions, the newest first; older ones have long ended
+
+
+@dataclass(frozen=True, slots=True)
+class SubscriptionRead:
+    """The fields of `Subscription` that are Stripe's. `trial_starts_at` is beside them: it tells a trial's period."""
+
+    stripe_id: str
+    status: str
+    tier: str
+    price_lookup_key: str
+    period_start: datetime | None
+    period_end: datetime | None
+    trial_starts_at: datetime | None
+    trial_ends_at: datetime | None
+    cancel_at: datetime | None
+    ended_at: datetime | None
+    pending_tier: str
+    failed_payments: int
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class CustomerRead:
+    email: str
+    subscriptions: list[SubscriptionRead]
+
+
+def read_customer(stripe_id: str) -> CustomerRead:
+    """What Stripe has of the customer now. Raises the SDK's errors."""
+    customer = client().v1.customers.retrieve(stripe_id).to_dict()
+    listed = client().v1.subscriptions.list({"customer": stripe_id, "status": "all", "limit": MOST})
+    return CustomerRead(
+        email=customer.get("email") or "",
+        subscriptions=[_subscription(subscription.to_dict()) for subscription in listed.data],
+    )
+
+
+def _subscription(data: Mapping[str, Any]) -> SubscriptionRead:
+    item, tier = _tier_item(data)
+    # Since 2025 the period is the item's: each may have its own.
+    start, end = moment(item.get("current_period_start")), moment(item.get("current_period_end"))
+    cancel_at = moment(data.get("cancel_at")) or (end if data.get("cancel_at_period_end") else None)
+    ended_at = moment(data.get("ended_at"))
+    return SubscriptionRead(
+        stripe_id=data["id"],
+        status=data["status"],
+        tier=tier,
+        price_lookup_key=item.get("price", {}).get("lookup_key") or "",
+        period_start=start,
+        period_end=end,
+        trial_starts_at=moment(data.get("trial_start")),
+        trial_ends_at=moment(data.get("trial_end")),
+        cancel_at=None if ended_at else cancel_at,
+        ended_at=ended_at,
+        pending_tier="" if ended_at else _pending_tier(data, tier, cancel_at),
+        failed_payments=_failed_payments(data),
+        created_at=datetime.fromtimestamp(data["created"], UTC),
+    )
+
+
+def _tier_item(data: Mapping[str, Any]) -> tuple[Mapping[str, Any], str]:
+    """The item that is paid for a tier; without one the subscription brings nothing."""
+    items = data["items"]["data"]
+    for item in items:
+        tier = tier_of_price(item["price"])
+        if tier is not None:
+            return item, tier
+    return (items[0] if items else {}), Tier.FREE
+
+
+def _pending_tier(data: Mapping[str, Any], tier: str, cancel_at: datetime | None) -> str:
+    """What the end of the period brings: free where it is cancelled, else what a schedule says, empty for no change."""
+    if cancel_at is not None:
+        return Tier.FREE
+    if not data.get("schedule"):
+        return ""
+    schedule = client().v1.subscription_schedules.retrieve(id_of(data["schedule"]) or "").to_dict()
+    current = (schedule.get("current_phase") or {}).get("end_date") or 0
+    for phase in schedule["phases"]:
+        if phase["start_date"] >= current:
+            prices = (client().v1.prices.retrieve(id_of(item["price"]) or "").to_dict() for item in phase["items"])
+            following = next(filter(None, map(tier_of_price, prices)), Tier.FREE)
+            return "" if following == tier else following
+    return ""
+
+
+def _failed_payments(data: Mapping[str, Any]) -> int:
+    """How often the open invoice has been tried. Of a subscription that is paid for, none."""
+    if data["status"] not in (SubscriptionStatus.PAST_DUE, SubscriptionStatus.UNPAID) or not data["latest_invoice"]:
+        return 0
+    invoice = client().v1.invoices.retrieve(id_of(data["latest_invoice"]) or "")
+    return invoice.attempt_count if invoice.status in ("open", "uncollectible") else 0
+
+
+def id_of(reference: Any) -> str | None:
+    """Stripe gives another object by its id, or whole where it was asked to."""
+    return reference.get("id") if isinstance(reference, Mapping) else reference
+
+
+def moment(seconds: Any) -> datetime | None:
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)

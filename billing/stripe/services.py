@@ -1,0 +1,115 @@
+"""What operators can have done, and what the clock does. Nothing here holds a transaction while Stripe is asked."""
+
+import logging
+import time
+from datetime import datetime, timedelta
+
+from django.db import transaction
+from django.utils import timezone
+
+from accounts.models import User
+from billing.errors import NoCustomer
+from billing.models import StripeCustomer, StripeEvent, Subscription
+from billing.stripe import metering
+from billing.stripe.client import Outcome, asking, client, is_away, said
+from billing.stripe.events import handle
+from billing.stripe.reading import CustomerRead
+from billing.stripe.sync import sync
+from bloxserver.core import json_text
+from bloxserver.core.errors import Conflict, NotFound
+
+logger = logging.getLogger(__name__)
+
+SECONDS = 10.0  # of one round; the rest waits for the next
+REMEMBERED = timedelta(days=90)  # events that are done; Stripe repeats none that is older than 30 days
+CLOSE_WAIT = timedelta(minutes=10)  # after an attempt to close an account
+
+
+def replay_event(event_id: str, *, now: datetime) -> StripeEvent:
+    """Handle an event, whatever became of it, as if it came now; how it stands then.
+
+    Raises `NotFound`. What fails is tried again later, with all its attempts.
+    """
+    again = StripeEvent.objects.filter(pk=event_id)
+    if not again.update(due_at=now, attempts=0, handled_at=None, flag="", error=""):
+        raise NotFound("There is no such event.")
+    handle(now=now, event_id=event_id)
+    return again.get()
+
+
+def cancel_subscription(*, user: User, at_period_end: bool = True, now: datetime) -> None:
+    """End the user's subscriptions at Stripe: at the end of what is paid for, or at once.
+
+    Raises `NoCustomer`, `Conflict` when there is none to end, `BillingNotConfigured` and `BillingUnavailable`.
+    """
+    customer = _customer(user)
+    live = list(Subscription.objects.for_user(user).live())
+    if not live:
+        raise Conflict("There is no subscription to end.")
+    client()
+    with asking():
+        for subscription in live:
+            if at_period_end:
+                client().v1.subscriptions.update(subscription.stripe_id, {"cancel_at_period_end": True})
+            else:
+                client().v1.subscriptions.cancel(subscription.stripe_id)
+        sync(customer, now=now)
+
+
+def sync_customer(*, user: User, now: datetime) -> CustomerRead:
+    """Bring the user's subscriptions and tier to what Stripe says. Raises `NoCustomer`, `BillingNotConfigured` and
+    `BillingUnavailable`."""
+    customer = _customer(user)
+    client()
+    with asking():
+        return sync(customer, now=now)
+
+
+def _customer(user: User) -> StripeCustomer:
+    customer = StripeCustomer.objects.filter(user=user).first()
+    if customer is None:
+        raise NoCustomer("Stripe does not know this user: they have never been at the checkout.")
+    return customer
+
+
+# The clock's. ------------------------------------------------------------------------------------------------------
+def work(*, seconds: float = SECONDS) -> None:
+    """Handle the events that are due, send the overage that is, and close accounts, for about `seconds`."""
+    stop_at = time.monotonic() + seconds
+    for attempt in (handle, metering.send, _close_one):
+        outcome = Outcome.DONE
+        while outcome in (Outcome.DONE, Outcome.FAILED) and time.monotonic() < stop_at:
+            outcome = attempt(now=timezone.now())
+        if outcome is Outcome.AWAY:
+            break
+    _forget(now=timezone.now())
+
+
+def _close_one(*, now: datetime) -> Outcome:
+    """End what a closed account still pays for. Claimed like an event: put off, then done."""
+    with transaction.atomic():
+        due = StripeCustomer.objects.filter(close_due_at__lte=now).order_by("close_due_at")
+        customer = due.select_for_update(skip_locked=True, of=("self",)).first()
+        if customer is None:
+            return Outcome.NOTHING_DUE
+        StripeCustomer.objects.filter(pk=customer.pk).update(close_due_at=now + CLOSE_WAIT)
+    try:
+        _end_all(customer)
+    except Exception as error:
+        message = json_text.clean(said(error))[:2_000]
+        StripeCustomer.objects.filter(pk=customer.pk).update(close_error=message)
+        logger.warning("stripe customer=%s cannot be closed: %s", customer.stripe_id, json_text.one_line(message))
+        return Outcome.AWAY if is_away(error) else Outcome.FAILED
+    StripeCustomer.objects.filter(pk=customer.pk).update(close_due_at=None, close_error="")
+    return Outcome.DONE
+
+
+def _end_all(customer: StripeCustomer) -> None:
+    listed = client().v1.subscriptions.list({"customer": customer.stripe_id, "limit": 100})
+    for subscription in listed.auto_paging_iter():  # without `status` Stripe lists those that have not ended
+        client().v1.subscriptions.cancel(subscription.id)
+
+
+def _forget(*, now: datetime) -> None:
+    old = StripeEvent.objects.filter(handled_at__lt=now - REMEMBERED)
+    old.filter(pk__in=list(old.values_list("pk", flat=True)[:1_000])).delete()

@@ -1,0 +1,104 @@
+"""Bringing what is known here of a customer to what Stripe says, whoever asks, in whatever order.
+
+A sync takes a ticket, asks Stripe, and writes what it read unless a later ticket's has been written. Whatever changes at
+Stripe sends an event, and its sync takes a ticket after the change: so what the last ticket reads has seen every change,
+and no older read undoes it. Nothing is locked while Stripe is asked.
+"""
+
+from dataclasses import asdict
+from datetime import datetime
+
+from django.db import transaction
+from django.db.models import F
+
+from accounts.models import User
+from accounts.services import set_tier
+from billing.entitlements import best_tier, rank
+from billing.models import MailKind, StripeCustomer, Subscription
+from billing.models.stripe import ENDED
+from billing.notices import note_mail, note_mail_of_downgrade
+from billing.periods import keep_period
+from billing.stripe.reading import CustomerRead, SubscriptionRead, read_customer
+
+
+def sync(customer: StripeCustomer, *, now: datetime) -> CustomerRead:
+    """Read the customer at Stripe and bring rows, tier and periods to it; what was read. Raises the SDK's errors."""
+    ticket = _take_ticket(customer)
+    read = read_customer(customer.stripe_id)
+    apply(customer, ticket=ticket, read=read, now=now)
+    return read
+
+
+def _take_ticket(customer: StripeCustomer) -> int:
+    """Later callers get greater ones: the UPDATE's row lock makes them queue."""
+    with transaction.atomic():
+        StripeCustomer.objects.filter(pk=customer.pk).update(ticket=F("ticket") + 1)
+        return StripeCustomer.objects.values_list("ticket", flat=True).get(pk=customer.pk)
+
+
+def apply(customer: StripeCustomer, *, ticket: int, read: CustomerRead, now: datetime) -> bool:
+    """Write what was read under `ticket`; False, and no change, when a later read has been written or the account is
+    closed. The locks of user and customer, in this order, make one of several at a time write."""
+    with transaction.atomic():
+        user = User.objects.select_for_update(of=("self",), no_key=True).get(pk=customer.user_id)
+        row = StripeCustomer.objects.select_for_update(of=("self",)).get(pk=customer.pk)
+        if row.applied_ticket >= ticket or user.deleted_at is not None:
+            return False
+        known = {subscription.stripe_id: subscription for subscription in Subscription.objects.for_user(user)}
+        was = best_tier(known.values())
+        for subscription in sorted(read.subscriptions, key=lambda each: each.created_at):
+            _write(user, known.get(subscription.stripe_id), subscription, now=now)
+        _move_tier(user, was=was, read=read, ticket=ticket, now=now)
+        row.email, row.applied_ticket, row.synced_at = read.email, ticket, now
+        row.save(update_fields=["email", "applied_ticket", "synced_at"])
+    return True
+
+
+def _write(user: User, known: Subscription | None, read: SubscriptionRead, *, now: datetime) -> None:
+    fields = asdict(read)
+    trial_starts_at = fields.pop("trial_starts_at")
+    Subscription.objects.update_or_create(
+        stripe_id=fields.pop("stripe_id"), defaults={**fields, "user": user, "synced_at": now}
+    )
+    if read.period_start is not None and read.period_end is not None:
+        keep_period(
+            user=user,
+            starts_at=read.period_start,
+            ends_at=min(filter(None, (read.period_end, read.ended_at))),
+            tier=read.tier,
+            trial=trial_starts_at == read.period_start,
+            now=now,
+        )
+    _tell_of(user, known, read, now=now)
+
+
+def _tell_of(user: User, known: Subscription | None, read: SubscriptionRead, *, now: datetime) -> None:
+    if read.status == "trialing" and (known is None or known.status != "trialing"):
+        context = {"tier": read.tier, "trial_ends_at": text(read.trial_ends_at)}
+        key = f"trial_started:{read.stripe_id}"
+        note_mail(user=user, kind=MailKind.TRIAL_STARTED, key=key, context=context, now=now)
+    if read.cancel_at is not None and (known is None or known.cancel_at is None):
+        context = {"tier": read.tier, "ends_at": text(read.cancel_at)}
+        key = f"canceled:{read.stripe_id}:{int(read.cancel_at.timestamp())}"
+        note_mail(user=user, kind=MailKind.CANCELED, key=key, context=context, now=now)
+
+
+def _move_tier(user: User, *, was: str, read: CustomerRead, ticket: int, now: datetime) -> None:
+    """The tier follows what the subscriptions bring. One that an operator has set otherwise stays, unless it is lower."""
+    will = best_tier(read.subscriptions)
+    if will == was or (user.tier != was and rank(will) <= rank(user.tier)):
+        return
+    before = user.tier
+    set_tier(user=user, tier=will, now=now)
+    if rank(will) < rank(before):
+        ended = all(subscription.status in ENDED for subscription in read.subscriptions)
+        kind = MailKind.BACK_TO_FREE if ended else MailKind.DOWNGRADED
+        failed = max((subscription.failed_payments for subscription in read.subscriptions), default=0)
+        context = {"tier": will, "from_tier": before, "failed_payments": failed, "stopped_flows": []}
+        key = f"{kind}:{read.subscriptions[0].stripe_id}:{ticket}"
+        note_mail_of_downgrade(user=user, kind=kind, key=key, context=context, now=now)
+
+
+def text(moment: datetime | None) -> str | None:
+    """As a mail's context holds a moment."""
+    return None if moment is None else moment.isoformat()

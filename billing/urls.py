@@ -1,0 +1,10 @@
+from django.urls import path
+
+from billing.views import CheckoutView, PortalView, StripeWebhookView
+
+urlpatterns = [
+    path("billing/checkout", CheckoutView.as_view(), name="billing-checkout"),
+    path("billing/portal", PortalView.as_view(), name="billing-portal"),
+]
+
+public_urlpatterns = [path("webhooks/stripe", StripeWebhookView.as_view(), name="stripe-webhook")]

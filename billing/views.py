@@ -1,0 +1,92 @@
+from typing import Any
+
+from django.utils import timezone
+from drf_spectacular.utils import extend_schema, inline_serializer
+from rest_framework import serializers
+from rest_framework.generics import GenericAPIView
+from rest_framework.permissions import AllowAny
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from accounts.models import User
+from billing.serializers import CheckoutSerializer, PortalSerializer, StripePageSerializer
+from billing.stripe import checkout, events
+from bloxserver.api.schema import api_error
+
+NOT_CONFIGURED = "No key of Stripe's is set (billing_not_configured), or Stripe is away (billing_unavailable)."
+
+
+@extend_schema(tags=["billing"])
+class CheckoutView(GenericAPIView[Any]):
+    pagination_class = None
+    serializer_class = CheckoutSerializer
+
+    @extend_schema(
+        operation_id="createCheckout",
+        responses={
+            200: StripePageSerializer,
+            409: api_error(
+                "There is a subscription (already_subscribed), or none to be had of the tier (tier_not_sold)."
+            ),
+            503: api_error(NOT_CONFIGURED),
+        },
+    )
+    def post(self, request: Request) -> Response:
+        """A page of Stripe's on which you subscribe; the first time, 14 days are free. The tier is yours when Stripe has
+        told the server, a moment after it sends you back."""
+        serializer = self.get_serializer(data=request.data)
+        serializer.is_valid(raise_exception=True)
+        url = checkout.open_checkout(user=_user(request), now=timezone.now(), **serializer.validated_data)
+        return Response(StripePageSerializer({"url": url}).data)
+
+
+@extend_schema(tags=["billing"])
+class PortalView(GenericAPIView[Any]):
+    pagination_class = None
+    serializer_class = PortalSerializer
+
+    @extend_schema(
+        operation_id="createPortal",
+        responses={
+            200: StripePageSerializer,
+            409: api_error("You have never been at the checkout (no_customer)."),
+            503: api_error(NOT_CONFIGURED),
+        },
+    )
+    def post(self, request: Request) -> Response:
+        """A page of Stripe's on which you end your subscription, change how you pay, and find your invoices."""
+        serializer = self.get_serializer(data=request.data)
+        serializer.is_valid(raise_exception=True)
+        url = checkout.open_portal(user=_user(request), **serializer.validated_data)
+        return Response(StripePageSerializer({"url": url}).data)
+
+
+class StripeWebhookView(APIView):
+    """Stripe's events, with its signature over the raw body."""
+
+    authentication_classes = []
+    permission_classes = [AllowAny]
+    throttle_classes = []  # Stripe sends bursts from few addresses; who cannot sign is refused cheaply
+
+    @extend_schema(
+        operation_id="stripe_webhook",
+        summary="Stripe's signed events",
+        tags=["webhooks"],
+        request={"application/json": {"type": "object"}},
+        responses={
+            200: inline_serializer("StripeWebhookAnswer", {"status": serializers.ChoiceField(["stored", "repeated"])}),
+            503: api_error("STRIPE_WEBHOOK_SECRET is not set, or a part of the server is away."),
+        },
+    )
+    def post(self, request: Request) -> Response:
+        signature = request.headers.get("Stripe-Signature", "")
+        stored = events.receive(body=request._request.body, signature=signature, now=timezone.now())
+        return Response({"status": "stored" if stored else "repeated"})
+
+
+def _user(request: Request) -> User:
+    """The permission has let nobody else through."""
+    user = request.user
+    assert isinstance(user, User)
+    return user

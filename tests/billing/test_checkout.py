@@ -1,0 +1,190 @@
+"""Subscribing, and managing a subscription, on Stripe's own pages."""
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from pytest_django import Settings
+from rest_framework.test import APIClient
+
+from accounts.models import User
+from billing.models import StripeCustomer, Subscription
+from tests.billing.shop import CHECKOUT, KEY, PORTAL, Shop
+from tests.conftest import api_as
+
+pytestmark = pytest.mark.django_db
+
+
+def test_without_a_key_nothing_is_sold(carol: User) -> None:
+    for path, body in ((CHECKOUT, {"tier": "pro"}), (PORTAL, {})):
+        answer = api_as(carol).post(path, body)
+        assert (answer.status_code, answer.json()["code"]) == (503, "billing_not_configured")
+
+
+def test_the_first_subscription_begins_with_a_trial_of_14_days_in_which_nothing_is_charged(
+    shop: Shop, carol: User
+) -> None:
+    session = shop.checkout(api_as(carol))
+    [asked] = shop.stripe.objects("checkout.session")
+    assert (asked["id"], asked["client_reference_id"], asked["mode"]) == (session, str(carol.pk), "subscription")
+
+    shop.stripe.complete_checkout(session)
+
+    subscription = Subscription.objects.get(user=carol)
+    assert (subscription.status, subscription.tier, subscription.price_lookup_key) == (
+        "trialing",
+        "pro",
+        "blox_pro_monthly",
+    )
+    assert subscription.trial_ends_at is not None
+    assert (subscription.trial_ends_at - shop.now).days == 14
+    assert [invoice["amount_due"] for invoice in shop.stripe.objects("invoice")] == [0]
+    carol.refresh_from_db()
+    assert carol.tier == "pro"
+
+
+def test_stripe_has_one_customer_a_user_however_often_the_checkout_is_opened(shop: Shop, carol: User) -> None:
+    for _ in range(3):
+        shop.checkout(api_as(carol))
+    [customer] = shop.stripe.objects("customer")
+    assert (customer["email"], customer["metadata"]) == (carol.email, {"user_id": str(carol.pk)})
+    assert StripeCustomer.objects.get().stripe_id == customer["id"]
+
+
+def test_a_customer_that_was_made_just_before_a_crash_is_found_again(shop: Shop, carol: User) -> None:
+    shop.checkout(api_as(carol))
+    StripeCustomer.objects.all().delete()  # as if the process had died before it wrote the row
+    shop.checkout(api_as(carol))
+    assert len(shop.stripe.objects("customer")) == 1
+
+
+def test_one_page_at_a_time_can_be_paid_on(shop: Shop, carol: User) -> None:
+    first, second = (shop.checkout(api_as(carol)) for _ in range(2))
+    status = {session["id"]: session["status"] for session in shop.stripe.objects("checkout.session")}
+    assert status == {first: "expired", second: "open"}
+
+
+def test_who_subscribes_already_is_refused(shop: Shop, carol: User) -> None:
+    shop.subscribe(carol)
+    answer = api_as(carol).post(CHECKOUT, {"tier": "pro"})
+    assert (answer.status_code, answer.json()["code"]) == (409, "already_subscribed")
+    assert len(shop.stripe.objects("checkout.session")) == 1
+
+
+def test_who_subscribed_a_moment_ago_is_refused_before_any_event_has_come(shop: Shop, carol: User) -> None:
+    shop.stripe.hold_webhooks()
+    shop.stripe.complete_checkout(shop.checkout(api_as(carol)))
+    answer = api_as(carol).post(CHECKOUT, {"tier": "pro"})
+    assert (answer.status_code, answer.json()["code"]) == (409, "already_subscribed")
+
+
+def test_the_trial_is_given_once_a_user(shop: Shop, carol: User) -> None:
+    shop.subscribe(carol)
+    shop.stripe.advance(days=3)
+    [first] = shop.stripe.objects("subscription")
+    _end(shop, first["id"])
+    again = shop.subscribe(carol)
+    assert (again.status, again.trial_ends_at) == ("active", None)
+
+
+def _end(shop: Shop, subscription: str) -> None:
+    from billing.stripe.client import client
+
+    client().v1.subscriptions.cancel(subscription)
+    shop.stripe.flush()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {},
+        {"tier": "free"},
+        {"tier": "gold"},
+        {"tier": "pro", "successUrl": "https://evil.example/"},
+        {"tier": "pro", "successUrl": "https://app.shop.example@evil.example/"},
+        {"tier": "pro", "successUrl": "https://app.shop.example\\@evil.example/"},
+        {"tier": "pro", "cancelUrl": "javascript:alert(1)"},
+        {"tier": "pro", "cancelUrl": "//app.shop.example/"},
+        {"tier": "pro", "cancelUrl": "https://[app"},
+        {"tier": "pro", "cancelUrl": 7},
+    ],
+)
+def test_what_is_not_sold_and_pages_of_strangers_are_refused(
+    shop: Shop, carol: User, settings: Settings, body: dict[str, Any]
+) -> None:
+    settings.CORS_ALLOWED_ORIGINS = ["https://app.shop.example"]
+    answer = api_as(carol).post(CHECKOUT, body)
+    assert (answer.status_code, answer.json()["code"]) == (400, "validation_error")
+    assert shop.stripe.objects("checkout.session") == []
+
+
+def test_the_browser_comes_back_to_a_page_of_an_allowed_origin(shop: Shop, carol: User, settings: Settings) -> None:
+    settings.CORS_ALLOWED_ORIGINS = ["https://app.shop.example"]
+    page = "https://app.shop.example/billing?session={CHECKOUT_SESSION_ID}"
+    shop.checkout(api_as(carol), successUrl=page)
+    [session] = shop.stripe.objects("checkout.session")
+    assert (session["success_url"], session["cancel_url"]) == (page, settings.BLOX_PUBLIC_URL)
+
+
+def test_a_tier_without_a_price_is_not_sold_and_one_with_a_price_is(shop: Shop, carol: User) -> None:
+    answer = api_as(carol).post(CHECKOUT, {"tier": "enterprise"})
+    assert (answer.status_code, answer.json()["code"]) == (409, "tier_not_sold")
+
+    from billing.stripe.client import client
+
+    client().v1.prices.create(
+        {
+            "product": "blox_pro",
+            "currency": "usd",
+            "unit_amount": 99_900,
+            "recurring": {"interval": "month"},
+            "lookup_key": "blox_enterprise_monthly",
+        }
+    )
+    shop.stripe.complete_checkout(shop.checkout(api_as(carol), tier="enterprise"))
+    carol.refresh_from_db()
+    assert carol.tier == "enterprise"
+
+
+def test_the_portal_is_for_customers(shop: Shop, carol: User) -> None:
+    refused = api_as(carol).post(PORTAL, {})
+    assert (refused.status_code, refused.json()["code"]) == (409, "no_customer")
+    shop.subscribe(carol)
+
+    answer = api_as(carol).post(PORTAL, {})
+
+    assert answer.status_code == 200
+    [configuration] = shop.stripe.objects("billing_portal.configuration")
+    [session] = shop.stripe.objects("billing_portal.session")
+    assert answer.json() == {"url": session["url"]}
+    assert (session["customer"], session["configuration"]) == (shop.customer(carol), configuration["id"])
+
+
+def test_a_stripe_that_is_away_is_a_503_and_nothing_is_left_half_done(
+    shop: Shop, carol: User, api: APIClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    shop.stripe.fail_next(requests=100)
+    answer = api_as(carol).post(CHECKOUT, {"tier": "pro"})
+    assert (answer.status_code, answer.json()["code"]) == (503, "billing_unavailable")
+    assert int(answer["Retry-After"]) > 0
+    assert not StripeCustomer.objects.exists()
+    assert "Stripe" in caplog.text
+
+
+def test_the_key_is_in_no_answer_and_no_log(shop: Shop, carol: User, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("DEBUG")
+    shop.stripe.refuse_key(KEY)
+    answer = api_as(carol).post(CHECKOUT, {"tier": "pro"})
+    assert answer.status_code == 503
+    assert KEY not in caplog.text + answer.content.decode()
+
+
+@pytest.mark.once
+def test_web_and_workers_do_without_the_sdk_until_it_is_used() -> None:
+    code = (
+        "import os, sys, django; os.environ['DJANGO_SETTINGS_MODULE'] = 'tests.settings'; django.setup();"
+        "import bloxserver.urls, billing.tasks, executions.tasks; print('stripe' in sys.modules)"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert said.stdout.strip() == "False"

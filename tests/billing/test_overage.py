@@ -1,0 +1,229 @@
+"""Runs over the limit of a paid tier: told to Stripe's meter, each once, whatever breaks in between."""
+
+import threading
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+from django.db import connection
+from pytest_django import Settings
+
+from accounts.models import User
+from billing import overage as ledger
+from billing import tiers
+from billing.models import DeletedRuns, OverageReport, SubscriptionPeriod
+from billing.stripe import metering
+from billing.stripe.client import Outcome
+from executions import overage
+from tests.billing.shop import Shop, opened
+
+pytestmark = pytest.mark.django_db
+
+LIMIT = tiers.TIERS["pro"].runs_per_month or 0
+
+
+@pytest.fixture
+def paying(shop: Shop, carol: User) -> User:
+    """Past the trial, in the first period that is paid for."""
+    return subscribed(shop, carol)
+
+
+def subscribed(shop: Shop, user: User) -> User:
+    shop.subscribe(user)
+    shop.stripe.advance(days=15)
+    user.refresh_from_db()
+    return user
+
+
+def use(user: User, runs: int, at: datetime) -> None:
+    """So many runs, whose executions are deleted already: they count all the same."""
+    DeletedRuns.objects.create(user=user, starts_at=at, runs=runs)
+
+
+def told(shop: Shop) -> list[int]:
+    return [int(event["payload"]["value"]) for event in shop.stripe.objects("billing.meter_event")]
+
+
+def report(shop: Shop) -> None:
+    """The clock's two tasks, at Stripe's time."""
+    overage.report_overage(now=shop.now)
+    while metering.send(now=shop.now) is Outcome.DONE:
+        pass
+
+
+def test_each_hour_what_came_over_the_limit_since_is_told(shop: Shop, paying: User) -> None:
+    use(paying, LIMIT, shop.now)
+    report(shop)
+    assert told(shop) == []
+
+    for more in (1_500, 0, 250):
+        shop.stripe.advance(hours=1)
+        use(paying, more, shop.now)
+        report(shop)
+        report(shop)  # not due again within the hour
+
+    assert told(shop) == [1_500, 250]
+    reports = OverageReport.objects.order_by("sequence")
+    assert [(each.sequence, each.value, each.sent_at is not None) for each in reports] == [
+        (1, 1_500, True),
+        (2, 250, True),
+    ]
+
+
+def test_the_invoice_has_what_the_runs_cost(shop: Shop, paying: User) -> None:
+    use(paying, LIMIT + 3_000, shop.now)
+    report(shop)
+    shop.stripe.advance(days=32)
+    amounts = [invoice["amount_due"] for invoice in shop.stripe.objects("invoice")]
+    assert amounts == [0, 2_900, 2_900 + 150]  # $0.50 for 1,000
+
+
+def test_the_last_hour_of_a_period_is_told_within_it_after_its_end(shop: Shop, paying: User) -> None:
+    use(paying, LIMIT + 10, shop.now)
+    report(shop)
+    period = SubscriptionPeriod.objects.latest("starts_at")
+    use(paying, 7, period.ends_at - timedelta(seconds=5))
+    shop.stripe.advance_to(period.ends_at + timedelta(minutes=5))
+    report(shop)
+
+    last = OverageReport.objects.get(sequence=2)
+    assert (last.value, last.used_at) == (7, period.ends_at - timedelta(seconds=1))
+    assert told(shop) == [10, 7]
+    period.refresh_from_db()
+    assert period.count_due_at is None  # it is closed
+    shop.stripe.advance(hours=2)
+    assert shop.stripe.objects("invoice")[-1]["amount_due"] == 2_900 + 1  # 17 runs come to 0.85 cents
+    report(shop)
+    assert told(shop) == [10, 7]
+
+
+def test_what_is_used_in_a_trial_costs_nothing(shop: Shop, carol: User) -> None:
+    shop.subscribe(carol)
+    use(carol, LIMIT + 5_000, shop.now)
+    for _ in range(3):
+        shop.stripe.advance(days=7)
+        report(shop)
+    assert told(shop) == []
+
+
+def test_a_period_counts_by_the_tier_that_was_paid_for(shop: Shop, paying: User) -> None:
+    use(paying, LIMIT + 10, shop.now)
+    User.objects.filter(pk=paying.pk).update(tier="free")  # fallen back since
+    report(shop)
+    assert told(shop) == [10]
+
+
+def test_an_unlimited_tier_has_no_overage(shop: Shop, paying: User) -> None:
+    User.objects.filter(pk=paying.pk).update(tier="enterprise")
+    SubscriptionPeriod.objects.update(tier="enterprise")
+    use(paying, 10 * LIMIT, shop.now)
+    report(shop)
+    assert told(shop) == []
+
+
+# Crashes. --------------------------------------------------------------------------------------------------------
+def test_a_crash_before_the_sending_loses_nothing(shop: Shop, paying: User) -> None:
+    use(paying, LIMIT + 10, shop.now)
+    overage.report_overage(now=shop.now)  # the row is written; the process dies here
+    assert told(shop) == []
+    report(shop)
+    assert told(shop) == [10]
+
+
+def test_a_crash_between_sending_and_marking_is_told_once(shop: Shop, paying: User) -> None:
+    use(paying, LIMIT + 10, shop.now)
+    shop.stripe.cut_next(requests=2)  # Stripe has it, and the answer is lost; the SDK's second try too
+    report(shop)
+    [row] = OverageReport.objects.all()
+    assert (row.sent_at, row.attempts) == (None, 1)
+    assert "APIConnectionError" in row.error
+
+    shop.stripe.advance(hours=1)
+    report(shop)  # "already exists": it is there
+
+    row.refresh_from_db()
+    assert (row.due_at, row.error) == (None, "")
+    assert row.sent_at == shop.now
+    assert told(shop) == [10]
+
+
+@pytest.mark.parametrize("arrived", [True, False])
+def test_what_may_have_been_sent_longer_ago_than_stripe_remembers_is_looked_up(
+    shop: Shop, paying: User, arrived: bool
+) -> None:
+    use(paying, LIMIT + 10, shop.now)
+    if arrived:
+        shop.stripe.cut_next(requests=2)
+    else:
+        shop.stripe.fail_next(requests=2)
+    report(shop)
+    assert told(shop) == ([10] if arrived else [])
+
+    shop.stripe.advance(days=2)
+    report(shop)
+
+    assert told(shop) == [10]
+    assert OverageReport.objects.get().sent_at is not None
+
+
+def test_a_stripe_that_is_away_for_hours_is_told_all_of_it_later(shop: Shop, paying: User) -> None:
+    use(paying, LIMIT, shop.now)
+    shop.stripe.fail_next(requests=1_000)
+    for _ in range(4):
+        shop.stripe.advance(hours=2)
+        use(paying, 100, shop.now)
+        report(shop)
+    shop.stripe.fail_next(requests=0)
+    for _ in range(8):
+        shop.stripe.advance(hours=2)
+        report(shop)
+    assert told(shop) == [100] * 4
+
+
+def test_what_is_too_old_for_stripe_is_given_up_and_says_so(shop: Shop, paying: User) -> None:
+    use(paying, LIMIT + 10, shop.now)
+    overage.report_overage(now=shop.now)
+    shop.stripe.advance(days=36)
+    metering.send(now=shop.now)
+    row = OverageReport.objects.get()
+    assert (row.sent_at, row.due_at) == (None, None)
+    assert "35 days" in row.error
+
+
+def test_an_older_count_that_comes_late_adds_nothing(shop: Shop, paying: User) -> None:
+    period = SubscriptionPeriod.objects.select_related("user").latest("starts_at")
+    assert ledger.note_runs(period, runs=LIMIT + 10, now=shop.now) is not None
+    assert ledger.note_runs(period, runs=LIMIT + 4, now=shop.now) is None
+    assert OverageReport.objects.get().value == 10
+
+
+@pytest.mark.django_db(transaction=True)
+def test_counts_and_sendings_at_a_time_tell_each_run_once(settings: Settings, carol: User) -> None:
+    with opened(settings) as shop:
+        paying = subscribed(shop, carol)
+        use(paying, LIMIT + 10, shop.now)
+        now = shop.now
+        in_threads(4, lambda: overage.report_overage(now=now))
+        in_threads(4, lambda: _send_all(now))
+        assert told(shop) == [10]
+        assert OverageReport.objects.count() == 1
+
+
+def _send_all(now: datetime) -> None:
+    while metering.send(now=now) is Outcome.DONE:
+        pass
+
+
+def in_threads(count: int, work: Callable[[], Any]) -> None:
+    def run() -> None:
+        try:
+            work()
+        finally:
+            connection.close()
+
+    threads = [threading.Thread(target=run) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)

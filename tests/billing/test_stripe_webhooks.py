@@ -1,0 +1,411 @@
+"""Stripe's signed events: each may come twice, late, in the wrong order, or be about somebody who is not known here."""
+
+import json
+import random
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from django.db import connection
+from django.utils import timezone
+from pytest_django import Settings
+
+from accounts.models import Tier, User
+from accounts.services import apply_clerk_event
+from billing import tasks
+from billing.errors import NoCustomer
+from billing.models import (
+    BillingMail,
+    EventFlag,
+    StripeCustomer,
+    StripeEvent,
+    Subscription,
+    SubscriptionPeriod,
+)
+from billing.stripe import services
+from bloxserver.core.errors import NotFound
+from tests.billing.shop import KEY, Shop, opened, post
+from tests.stripe_server import StripeServer
+
+pytestmark = pytest.mark.django_db
+
+EVENT = {
+    "id": "evt_1",
+    "object": "event",
+    "type": "customer.updated",
+    "created": 1_700_000_000,
+    "data": {"object": {"id": "cus_nobody", "object": "customer"}},
+}
+
+
+def body(**changes: Any) -> str:
+    return json.dumps({**EVENT, **changes})
+
+
+def signed(shop: Shop, text: str, at: float | None = None) -> Any:
+    return post(text, shop.stripe.sign(text, timestamp=None if at is None else int(at)))
+
+
+# What is let in. -------------------------------------------------------------------------------------------------
+def test_an_event_is_stored_once_however_often_it_comes(shop: Shop) -> None:
+    before = StripeEvent.objects.count()
+    answers = [signed(shop, body()).json() for _ in range(3)]
+    assert answers == [{"status": "stored"}, {"status": "repeated"}, {"status": "repeated"}]
+    event = StripeEvent.objects.get(pk="evt_1")
+    assert (event.type, event.payload, event.created.timestamp()) == ("customer.updated", body(), 1_700_000_000)
+    assert StripeEvent.objects.count() == before + 1
+
+
+@pytest.mark.parametrize(
+    "signature",
+    [
+        "",
+        "t=1,v1=",
+        "v1=abc",
+        "nonsense",
+        "t=x,v1=abc",
+        "t=99999999999999999999999999,v1=abc",
+        "t=1700000000,v1=é",
+        "t=1700000000,v0=abc",
+    ],
+)
+def test_a_wrong_signature_is_refused_and_nothing_is_stored(shop: Shop, signature: str) -> None:
+    answer = post(body(), signature)
+    assert (answer.status_code, answer.json()["code"]) == (400, "invalid_signature")
+    assert not StripeEvent.objects.filter(pk="evt_1").exists()
+
+
+def test_a_signature_of_another_body_or_secret_is_refused(shop: Shop) -> None:
+    others = (shop.stripe.sign(body(id="evt_2")), shop.stripe.sign(body(), secret="whsec_other"))
+    for signature in others:
+        assert post(body(), signature).status_code == 400
+    assert not StripeEvent.objects.filter(pk="evt_1").exists()
+
+
+@pytest.mark.parametrize(("seconds", "status"), [(-290, 200), (-310, 400), (290, 200), (310, 400)])
+def test_a_signature_is_good_for_five_minutes_before_and_after(shop: Shop, seconds: int, status: int) -> None:
+    answer = signed(shop, body(), at=time.time() + seconds)
+    assert answer.status_code == status
+    assert StripeEvent.objects.filter(pk="evt_1").exists() == (status == 200)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "{",
+        "null",
+        body(id="evt_\x00"),
+        body(id=1),
+        body(id="x" * 300),
+        body(type="a b"),
+        body(created="now"),
+        body(created=10**30),
+        body(data={}),
+        body(data={"object": 3}),
+        "[" * 100_000,
+    ],
+)
+def test_a_body_that_is_no_event_is_refused(shop: Shop, text: str) -> None:
+    before = StripeEvent.objects.count()
+    assert signed(shop, text).status_code == 400
+    assert StripeEvent.objects.count() == before
+
+
+def test_bytes_that_are_no_text_are_refused(shop: Shop) -> None:
+    assert post(b"\xff\xfe", "t=1,v1=abc").status_code == 400
+
+
+def test_without_a_secret_every_event_is_refused(settings: Settings) -> None:
+    settings.STRIPE_WEBHOOK_SECRET = ""
+    answer = post(body(), "t=1,v1=abc")
+    assert (answer.status_code, answer.json()["code"]) == (503, "billing_not_configured")
+
+
+# Who it is about. ------------------------------------------------------------------------------------------------
+def test_an_unknown_customers_event_is_kept_and_flagged(shop: Shop) -> None:
+    assert signed(shop, body()).status_code == 200
+    tasks.work_on_stripe()
+    event = StripeEvent.objects.get(pk="evt_1")
+    assert (event.flag, event.due_at, event.error) == (EventFlag.UNKNOWN_CUSTOMER, None, "")
+    assert event.handled_at is not None
+
+
+def test_an_event_that_nothing_is_done_about_is_kept(shop: Shop) -> None:
+    signed(shop, body(type="charge.refunded"))
+    tasks.work_on_stripe()
+    assert StripeEvent.objects.get(pk="evt_1").flag == EventFlag.IGNORED
+
+
+def test_a_deleted_users_subscription_is_ended_at_stripe_and_its_events_change_nothing(shop: Shop) -> None:
+    address = {"id": "idn_1", "email_address": "dora@shop.example"}
+    profile = {"id": "user_1", "primary_email_address_id": "idn_1", "email_addresses": [address]}
+    apply_clerk_event({"type": "user.created", "data": profile})
+    user = User.objects.get(clerk_subject="user_1")
+    shop.subscribe(user)
+    apply_clerk_event({"type": "user.deleted", "data": {"id": "user_1"}})
+    before = Subscription.objects.values().get()
+
+    tasks.work_on_stripe()  # ends it
+    shop.stripe.flush()  # its event
+
+    [subscription] = shop.stripe.objects("subscription")
+    assert subscription["status"] == "canceled"
+    assert StripeEvent.objects.get(type="customer.subscription.deleted").flag == EventFlag.DELETED_USER
+    assert Subscription.objects.values().get() == before
+    customer = StripeCustomer.objects.get(user=user)
+    assert (customer.close_due_at, customer.email) == (None, "")
+
+
+def test_a_customers_new_address_is_known(shop: Shop, carol: User) -> None:
+    shop.subscribe(carol)
+    from billing.stripe.client import client
+
+    client().v1.customers.update(shop.customer(carol), {"email": "invoices@shop.example"})
+    shop.stripe.flush()
+    assert StripeCustomer.objects.get(user=carol).email == "invoices@shop.example"
+
+
+# Failures. -------------------------------------------------------------------------------------------------------
+def test_an_event_that_fails_is_tried_again_later_and_says_why(shop: Shop, carol: User) -> None:
+    shop.stripe.hold_webhooks()
+    shop.stripe.complete_checkout(shop.checkout(api_of(carol)))
+    event = next(each for each in shop.stripe.events if each["type"] == "checkout.session.completed")
+    shop.stripe.fail_next(requests=100)
+    shop.stripe.deliver([event])
+
+    failed = StripeEvent.objects.get(pk=event["id"])
+    assert (failed.attempts, failed.handled_at) == (1, None)
+    assert failed.due_at is not None and failed.due_at > timezone.now()
+    assert "APIError" in failed.error and KEY not in failed.error
+    assert not Subscription.objects.exists()
+
+    shop.stripe.fail_next(requests=0)
+    StripeEvent.objects.update(due_at=timezone.now())  # the wait is over
+    tasks.work_on_stripe()
+    failed.refresh_from_db()
+    assert (failed.due_at, failed.error) == (None, "")
+    carol.refresh_from_db()
+    assert carol.tier == Tier.PRO
+
+
+def test_an_event_is_given_up_in_the_end_and_an_operator_replays_it(shop: Shop, carol: User) -> None:
+    shop.stripe.hold_webhooks()
+    shop.stripe.complete_checkout(shop.checkout(api_of(carol)))
+    event = next(each for each in shop.stripe.events if each["type"] == "checkout.session.completed")
+    shop.stripe.fail_next(requests=1_000)
+    shop.stripe.deliver([event])
+    for _ in range(20):
+        StripeEvent.objects.filter(due_at__isnull=False).update(due_at=timezone.now())
+        tasks.work_on_stripe()
+    given_up = StripeEvent.objects.get(pk=event["id"])
+    assert (given_up.attempts, given_up.due_at, given_up.handled_at) == (8, None, None)
+
+    shop.stripe.fail_next(requests=0)
+    replayed = services.replay_event(event["id"], now=timezone.now())
+    assert (replayed.error, replayed.attempts) == ("", 1)
+    assert replayed.handled_at is not None
+    carol.refresh_from_db()
+    assert carol.tier == Tier.PRO
+    with pytest.raises(NotFound):
+        services.replay_event("evt_none", now=timezone.now())
+
+
+def test_an_event_that_a_dying_worker_had_taken_up_is_handled_all_the_same(shop: Shop) -> None:
+    signed(shop, body())
+    StripeEvent.objects.update(attempts=1, due_at=timezone.now())  # claimed, and the wait over, without a word
+    tasks.work_on_stripe()
+    assert StripeEvent.objects.get(pk="evt_1").handled_at is not None
+
+
+def test_a_worker_handles_the_one_that_it_hears_of(shop: Shop) -> None:
+    signed(shop, body())
+    signed(shop, body(id="evt_2"))
+    tasks.handle_stripe_event("evt_2")
+    handled = StripeEvent.objects.filter(pk__in=["evt_1", "evt_2"], handled_at__isnull=False)
+    assert [event.pk for event in handled] == ["evt_2"]
+
+
+def test_an_operator_brings_a_user_to_what_stripe_says(shop: Shop, carol: User) -> None:
+    with pytest.raises(NoCustomer):
+        services.sync_customer(user=carol, now=timezone.now())
+    shop.stripe.hold_webhooks()
+    shop.stripe.complete_checkout(shop.checkout(api_of(carol)))
+    services.sync_customer(user=carol, now=timezone.now())
+    carol.refresh_from_db()
+    assert carol.tier == Tier.PRO
+
+
+def api_of(user: User) -> Any:
+    from tests.conftest import api_as
+
+    return api_as(user)
+
+
+# Order. ----------------------------------------------------------------------------------------------------------
+def lives(shop: Shop, users: list[User]) -> None:
+    """Some months of several customers: trials, payments, refusals, recoveries, ends."""
+    from billing.stripe.client import client
+
+    for user in users:
+        shop.subscribe(user)
+    for number, user in enumerate(users):
+        if number % 3 == 1:
+            shop.stripe.card_declines(shop.customer(user))
+    shop.stripe.advance(days=16)
+    for number, user in enumerate(users):
+        if number % 3 == 2:
+            subscription = Subscription.objects.get(user=user).stripe_id
+            client().v1.subscriptions.update(subscription, {"cancel_at_period_end": True})
+        if number % 6 == 1:
+            shop.stripe.card_works(shop.customer(user))
+    shop.stripe.advance(days=40)
+
+
+def end_state() -> dict[str, Any]:
+    """All that events bring about, without what a moment or a counter of ours gives."""
+    left_out = {"id", "ticket", "applied_ticket", "synced_at", "created_at", "count_due_at", "user_id"}
+
+    def rows(model: Any) -> list[Any]:
+        return sorted(
+            str({name: value for name, value in row.items() if name not in left_out}) for row in model.objects.values()
+        )
+
+    return {
+        "subscriptions": rows(Subscription),
+        "periods": rows(SubscriptionPeriod),
+        "customers": rows(StripeCustomer),
+        "tiers": sorted(User.objects.values_list("email", "tier")),
+        "mails": sorted(BillingMail.objects.exclude(kind__in=LIVE_ONLY).values_list("dedupe_key", flat=True)),
+    }
+
+
+LIVE_ONLY = ("trial_started", "trial_ending", "canceled", "downgraded", "back_to_free")  # what is over is not told of
+
+
+def test_the_same_200_events_in_any_order_and_three_times_over_lead_to_one_end(settings: Settings) -> None:
+    ends = []
+    with opened(settings) as shop:
+        users = [User.objects.create_user(f"user{number}@shop.example") for number in range(15)]
+        lives(shop, users)
+        events = [event for event in shop.stripe.events if event["type"] in HANDLED][:200]
+        assert len(events) == 200
+        for seed in range(2):
+            forget_all()
+            told = events * 3
+            random.Random(seed).shuffle(told)
+            assert set(shop.stripe.deliver(told)) == {200}
+            ends.append(end_state())
+    assert ends[0] == ends[1]
+    assert StripeEvent.objects.filter(handled_at=None).count() == 0
+    assert {tier for _, tier in ends[0]["tiers"]} == {"pro", "free"}
+
+
+HANDLED = {
+    "checkout.session.completed",
+    "customer.subscription.created",
+    "customer.subscription.updated",
+    "customer.subscription.deleted",
+    "customer.subscription.trial_will_end",
+    "customer.updated",
+    "invoice.paid",
+    "invoice.payment_failed",
+    "invoice.upcoming",
+}
+
+
+def forget_all() -> None:
+    for model in (Subscription, SubscriptionPeriod, BillingMail, StripeEvent):
+        model.objects.all().delete()
+    User.objects.update(tier=Tier.FREE)
+
+
+def test_the_live_order_leads_to_the_same_end_as_any_other(settings: Settings) -> None:
+    with opened(settings) as shop:
+        users = [User.objects.create_user(f"user{number}@shop.example") for number in range(3)]
+        lives(shop, users)
+        live = end_state()
+        forget_all()
+        shop.stripe.deliver([each for each in shop.stripe.events if each["type"] in HANDLED], order="reversed")
+        reversed_end = end_state()
+    for kind in ("subscriptions", "customers", "tiers"):
+        assert live[kind] == reversed_end[kind]
+
+
+# Two at a time. --------------------------------------------------------------------------------------------------
+@pytest.mark.django_db(transaction=True)
+def test_a_slow_older_read_does_not_undo_a_newer_one(settings: Settings, carol: User) -> None:
+    with opened(settings) as shop:
+        shop.subscribe(carol)
+        shop.stripe.hold_webhooks()
+        gate, resume = threading.Event(), threading.Event()
+        older = threading.Thread(target=_stalled_sync, args=(carol, gate, resume))
+        older.start()
+        assert gate.wait(10)  # the older read has been made: still on trial
+        shop.stripe.advance(days=3)
+        services.cancel_subscription(user=carol, at_period_end=False, now=timezone.now())
+        resume.set()
+        older.join()
+    assert Subscription.objects.get(user=carol).status == "canceled"
+    carol.refresh_from_db()
+    assert carol.tier == Tier.FREE
+
+
+def _stalled_sync(user: User, gate: threading.Event, resume: threading.Event) -> None:
+    """A sync in its three steps, with a long pause between the reading and the writing."""
+    from billing.stripe import sync
+    from billing.stripe.reading import read_customer
+
+    try:
+        customer = StripeCustomer.objects.get(user=user)
+        ticket = sync._take_ticket(customer)
+        read = read_customer(customer.stripe_id)
+        gate.set()
+        resume.wait(10)
+        assert not sync.apply(customer, ticket=ticket, read=read, now=timezone.now())
+    finally:
+        connection.close()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_workers_that_handle_one_customers_events_at_a_time_agree(settings: Settings, carol: User) -> None:
+    with opened(settings) as shop:
+        shop.stripe.webhook_url = _store
+        shop.subscribe_unheard(carol)
+        in_threads(4, tasks.work_on_stripe)
+    carol.refresh_from_db()
+    assert carol.tier == Tier.PRO
+    assert Subscription.objects.count() == SubscriptionPeriod.objects.count() == 1
+    assert BillingMail.objects.filter(kind="trial_started").count() == 1
+    assert not StripeEvent.objects.filter(handled_at=None).exists()
+
+
+def _store(body: bytes, headers: dict[str, str]) -> int:
+    status: int = post(body, headers["Stripe-Signature"]).status_code
+    return status
+
+
+def in_threads(count: int, work: Callable[[], None]) -> None:
+    def run() -> None:
+        try:
+            work()
+        finally:
+            connection.close()
+
+    threads = [threading.Thread(target=run) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+
+
+def test_events_reach_the_server_over_http_signed_by_stripes_own_scheme(shop: Shop) -> None:
+    """The stand-in signs by itself; the SDK's own signer is the witness that it does so rightly."""
+    from stripe import WebhookSignature
+
+    header = WebhookSignature.generate_signature_header(body(), shop.stripe.webhook_secret)
+    assert post(body(), header).status_code == 200
+    assert isinstance(shop.stripe, StripeServer)

@@ -1,0 +1,333 @@
+"""What becomes of the tier, the mails and the running flows as a subscription goes its way."""
+
+from datetime import UTC, datetime, timedelta
+from io import StringIO
+from typing import Any
+
+import pytest
+from django.core.management import call_command
+from django.test import Client
+from django.urls import reverse
+from django.utils import timezone
+
+from accounts.models import Tier, User
+from accounts.services import set_tier
+from billing.models import (
+    BillingMail,
+    DeletedRuns,
+    FlowCapReview,
+    StripeCustomer,
+    Subscription,
+    SubscriptionPeriod,
+)
+from billing.money import amount_text
+from billing.periods import Period, period_of
+from billing.stripe import services
+from billing.stripe.prices import tier_of_price
+from bloxserver.core.errors import Conflict
+from executions import history, tasks
+from executions.usage import runs_of
+from flows.models import Flow, FlowStatus
+from tests.billing.shop import Shop
+from tests.executions.factories import make_execution, make_flow
+
+pytestmark = pytest.mark.django_db
+
+
+def mails(user: User) -> list[str]:
+    return list(BillingMail.objects.filter(user=user).order_by("created_at", "id").values_list("kind", flat=True))
+
+
+def mail(user: User, kind: str) -> dict[str, Any]:
+    context: dict[str, Any] = BillingMail.objects.get(user=user, kind=kind).context
+    return context
+
+
+def tier_of(user: User) -> str:
+    return User.objects.get(pk=user.pk).tier
+
+
+# The good way. ---------------------------------------------------------------------------------------------------
+def test_a_trial_is_announced_and_converts_with_its_first_payment(shop: Shop, carol: User) -> None:
+    subscription = shop.subscribe(carol)
+    assert mails(carol) == ["trial_started"]
+    assert mail(carol, "trial_started") == {"tier": "pro", "trial_ends_at": text(subscription.trial_ends_at)}
+
+    shop.stripe.advance(days=12)
+    assert mails(carol) == ["trial_started", "trial_ending"]
+
+    shop.stripe.advance(days=3)
+    assert mails(carol) == ["trial_started", "trial_ending", "converted"]
+    paid = mail(carol, "converted")
+    assert (paid["amount"], paid["currency"], paid["tier"]) == ("29.00", "USD", "pro")
+
+    shop.stripe.advance(days=31)
+    assert mails(carol)[3:] == ["payment_succeeded"]
+    assert (tier_of(carol), Subscription.objects.get().status) == ("pro", "active")
+
+
+def text(moment: datetime | None) -> str:
+    assert moment is not None
+    return moment.isoformat()
+
+
+def test_every_period_is_remembered_without_a_gap(shop: Shop, carol: User) -> None:
+    shop.subscribe(carol)
+    shop.stripe.advance(days=80)
+    periods = list(SubscriptionPeriod.objects.filter(user=carol).order_by("starts_at"))
+    assert [period.trial for period in periods] == [True, False, False, False]
+    assert [period.ends_at for period in periods[:-1]] == [period.starts_at for period in periods[1:]]
+
+
+def test_usage_goes_by_the_subscriptions_period(shop: Shop, carol: User) -> None:
+    shop.subscribe(carol)
+    carol.refresh_from_db()
+    period = SubscriptionPeriod.objects.get()
+    assert period_of(user=carol, now=shop.now) == Period(period.starts_at, period.ends_at)
+    after = period_of(user=carol, now=period.ends_at)
+    assert (after.starts_at.day, after.starts_at.hour) == (1, 0)  # unknown yet: the calendar month
+
+
+def test_runs_stay_in_their_period_when_their_executions_are_deleted(carol: User) -> None:
+    cut = datetime(2026, 3, 1, 13, 30, tzinfo=UTC)
+    before, after = Period(cut - timedelta(days=30), cut), Period(cut, cut + timedelta(days=30))
+    for period in (before, after):
+        SubscriptionPeriod.objects.create(user=carol, starts_at=period.starts_at, ends_at=period.ends_at, tier=Tier.PRO)
+    flow = make_flow(carol)
+    for minutes in (-61, -1, 0, 1, 600):
+        make_execution(flow, started_at=cut + timedelta(minutes=minutes))
+    assert (runs_of(carol, before), runs_of(carol, after)) == (2, 3)
+
+    assert history.delete_some_of_flow(flow) is False
+
+    assert (runs_of(carol, before), runs_of(carol, after)) == (2, 3)
+    assert DeletedRuns.objects.filter(user=carol).count() == 2
+
+
+# Failed payments. ------------------------------------------------------------------------------------------------
+def test_a_failed_payment_is_mailed_softly_then_with_a_warning_and_the_third_takes_the_tier(
+    shop: Shop, carol: User
+) -> None:
+    shop.stripe.configure(after_retries="past_due")
+    shop.subscribe(carol)
+    shop.stripe.advance(days=15)
+    shop.stripe.card_declines(shop.customer(carol))
+    BillingMail.objects.all().delete()
+
+    seen = []
+    for _ in range(60):
+        shop.stripe.advance(days=1)
+        tasks.review_flow_caps()
+        seen.append((tuple(mails(carol)), tier_of(carol)))
+
+    soft, warning, down = "payment_failed_soft", "payment_failed_warning", "downgraded"
+    assert list(dict.fromkeys(seen))[:4] == [
+        ((), "pro"),
+        ((soft,), "pro"),
+        ((soft, warning), "pro"),
+        ((soft, warning, down), "free"),
+    ]
+    subscription = Subscription.objects.get()
+    assert (subscription.status, subscription.failed_payments >= 3) == ("past_due", True)
+    attempt = mail(carol, soft)
+    assert (attempt["attempt"], attempt["amount"]) == (1, "29.00")
+
+
+def past_due(shop: Shop, user: User) -> None:
+    shop.stripe.configure(after_retries="past_due")
+    shop.subscribe(user)
+    shop.stripe.advance(days=15)
+    shop.stripe.card_declines(shop.customer(user))
+    for _ in range(60):
+        shop.stripe.advance(days=1)
+        if tier_of(user) == "free":
+            return
+    raise AssertionError("it never came to the third failure")
+
+
+def test_a_later_payment_brings_the_tier_back(shop: Shop, carol: User) -> None:
+    from billing.stripe.client import client
+
+    past_due(shop, carol)
+    assert Subscription.objects.get().status == "past_due"
+    assert period_of(user=User.objects.get(pk=carol.pk), now=shop.now).starts_at.day == 1  # free: by the month
+
+    shop.stripe.card_works(shop.customer(carol))
+    for invoice in shop.stripe.objects("invoice"):
+        if invoice["status"] == "open":
+            client().v1.invoices.pay(invoice["id"])
+    shop.stripe.flush()
+
+    assert tier_of(carol) == "pro"
+    again = Subscription.objects.get()
+    assert (again.status, again.failed_payments) == ("active", 0)
+
+
+# Ends. -----------------------------------------------------------------------------------------------------------
+def test_a_cancelled_subscription_lasts_until_its_period_ends(shop: Shop, carol: User) -> None:
+    shop.subscribe(carol)
+    shop.stripe.advance(days=20)
+    services.cancel_subscription(user=carol, now=timezone.now())
+    shop.stripe.flush()
+    subscription = Subscription.objects.get()
+    assert (subscription.status, subscription.pending_tier, tier_of(carol)) == ("active", "free", "pro")
+    assert subscription.cancel_at == subscription.period_end
+    assert mails(carol)[-1] == "canceled"
+    assert mail(carol, "canceled")["ends_at"] == text(subscription.period_end)
+
+    shop.stripe.advance(days=31)
+    tasks.review_flow_caps()
+    subscription.refresh_from_db()
+    assert (subscription.status, tier_of(carol)) == ("canceled", "free")
+    assert mails(carol)[-1] == "back_to_free"
+    assert BillingMail.objects.get(kind="back_to_free").due_at is not None
+
+
+def test_an_operator_ends_a_subscription_at_once(shop: Shop, carol: User) -> None:
+    shop.subscribe(carol)
+    shop.stripe.advance(days=20)
+    services.cancel_subscription(user=carol, at_period_end=False, now=shop.now)
+    assert (Subscription.objects.get().status, tier_of(carol)) == ("canceled", "free")
+    assert SubscriptionPeriod.objects.latest("starts_at").ends_at == shop.now
+    with pytest.raises(Conflict):
+        services.cancel_subscription(user=carol, now=shop.now)
+
+
+def test_what_an_operator_has_set_outlives_the_subscription_that_brought_less(shop: Shop, carol: User) -> None:
+    shop.subscribe(carol)
+    set_tier(user=carol, tier=Tier.ENTERPRISE)
+    shop.stripe.advance(days=20)
+    services.cancel_subscription(user=carol, at_period_end=False, now=shop.now)
+    shop.stripe.flush()
+    assert tier_of(carol) == "enterprise"
+
+
+def test_a_price_that_gave_its_lookup_key_to_a_new_one_still_brings_the_tier() -> None:
+    assert tier_of_price({"lookup_key": None, "metadata": {"blox_tier": "pro"}}) == "pro"
+    assert tier_of_price({"lookup_key": "blox_pro_overage", "metadata": {}}) is None
+    assert tier_of_price({"lookup_key": None, "metadata": {"blox_tier": "free"}}) is None
+
+
+# Running flows. --------------------------------------------------------------------------------------------------
+def running(user: User, *names: str) -> list[Flow]:
+    """Flows that ran last in this order."""
+    flows = []
+    for days, name in enumerate(names):
+        flow = make_flow(user, name=name)
+        make_execution(flow, started_at=datetime(2026, 3, 1 + days, tzinfo=UTC))
+        flows.append(flow)
+    return flows
+
+
+def statuses(user: User) -> dict[str, str]:
+    return dict(Flow.objects.filter(user=user).values_list("name", "status"))
+
+
+def test_after_a_downgrade_the_flows_that_ran_longest_ago_stop_and_the_mail_names_them(shop: Shop, carol: User) -> None:
+    shop.subscribe(carol)
+    running(carol, "oldest", "older", "latest")
+    make_flow(carol, name="idle", running=False)
+    services.cancel_subscription(user=carol, at_period_end=False, now=shop.now)
+    told = BillingMail.objects.get(kind="back_to_free")
+    assert (told.due_at, told.context["stopped_flows"]) == (None, [])  # it waits for the names
+
+    tasks.review_flow_caps()
+
+    assert statuses(carol) == {"oldest": "stopped", "older": "stopped", "latest": "running", "idle": "stopped"}
+    told.refresh_from_db()
+    assert told.context["stopped_flows"] == ["oldest", "older"]
+    assert told.due_at is not None
+    review = FlowCapReview.objects.get()
+    assert review.done_at is not None and review.due_at is None
+
+
+def test_a_review_that_broke_off_names_what_it_had_stopped_before(shop: Shop, carol: User) -> None:
+    shop.subscribe(carol)
+    oldest, *_ = running(carol, "oldest", "older", "latest")
+    services.cancel_subscription(user=carol, at_period_end=False, now=shop.now)
+    # As a worker that died left it: the plan written, one flow of it stopped.
+    FlowCapReview.objects.update(attempts=1, stopped=[{"id": str(oldest.pk), "name": "oldest"}])
+    Flow.objects.filter(pk=oldest.pk).update(status=FlowStatus.STOPPED, container_id=None)
+
+    tasks.review_flow_caps()
+
+    assert BillingMail.objects.get(kind="back_to_free").context["stopped_flows"] == ["oldest", "older"]
+
+
+def test_who_is_back_on_the_tier_before_the_review_keeps_all_flows(carol: User) -> None:
+    set_tier(user=carol, tier=Tier.PRO)
+    running(carol, "one", "two")
+    set_tier(user=carol, tier=Tier.FREE)
+    set_tier(user=carol, tier=Tier.PRO)
+    tasks.review_flow_caps()
+    assert statuses(carol) == {"one": "running", "two": "running"}
+
+
+@pytest.mark.parametrize("by", ["command", "action", "form"])
+def test_a_downgrade_by_an_operator_is_reviewed_too(by: str, carol: User, admin_client: Client) -> None:
+    set_tier(user=carol, tier=Tier.PRO)
+    running(carol, "one", "two")
+    if by == "command":
+        call_command("set_tier", carol.email, "free", stdout=StringIO())
+    elif by == "action":
+        where = reverse("admin:accounts_user_changelist")
+        admin_client.post(where, {"action": "set_tier", "tier": "free", "_selected_action": [str(carol.pk)]})
+    else:
+        where = reverse("admin:accounts_user_change", args=[carol.pk])
+        fields = {"email": carol.email, "name": "Carol", "tier": "free", "is_active": "on", "_save": "Save"}
+        tokens = {f"access_tokens-{name}_FORMS": "0" for name in ("TOTAL", "INITIAL")}
+        assert admin_client.post(where, {**fields, **tokens}).status_code == 302
+
+    tasks.review_flow_caps()
+
+    assert statuses(carol) == {"one": "stopped", "two": "running"}
+    assert mail(carol, "downgraded") == {"tier": "free", "stopped_flows": ["one"]}
+
+
+def test_a_rise_stops_nothing(carol: User) -> None:
+    set_tier(user=carol, tier=Tier.PRO)
+    assert not FlowCapReview.objects.exists()
+
+
+# Money. ----------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("amount", "currency", "shown"),
+    [
+        (2900, "usd", "29.00"),
+        (5, "usd", "0.05"),
+        (0, "eur", "0.00"),
+        (-150, "usd", "-1.50"),
+        (2900, "jpy", "2900"),
+        (2900, "JPY", "2900"),
+        (10**12, "krw", "1000000000000"),
+        (29_000, "kwd", "29.000"),
+        (50_000, "isk", "500.00"),
+    ],
+)
+def test_amounts_are_shown_in_their_currency(amount: int, currency: str, shown: str) -> None:
+    assert amount_text(amount, currency) == shown
+
+
+def test_a_mail_about_yen_has_no_hundredths(shop: Shop, carol: User) -> None:
+    from billing.stripe.client import client
+
+    client().v1.prices.create(
+        {
+            "product": "blox_pro",
+            "currency": "jpy",
+            "unit_amount": 4_400,
+            "recurring": {"interval": "month"},
+            "lookup_key": "blox_enterprise_monthly",
+        }
+    )
+    shop.stripe.complete_checkout(shop.checkout(_api(carol), tier="enterprise"))
+    shop.stripe.advance(days=15)
+    paid = mail(carol, "converted")
+    assert (paid["amount"], paid["currency"]) == ("4400", "JPY")
+    assert StripeCustomer.objects.get().synced_at is not None
+
+
+def _api(user: User) -> Any:
+    from tests.conftest import api_as
+
+    return api_as(user)
