@@ -11,7 +11,7 @@ import pytest
 import stripe
 
 from tests.local_server import Received, answer, serving
-from tests.stripe_server import RemoteStripeServer, StripeServer
+from tests.stripe_server import RemoteStripeServer, StripeError, StripeServer
 
 pytestmark = pytest.mark.once
 
@@ -222,6 +222,109 @@ def test_a_schedule_swaps_the_price_at_the_periods_end_and_asks_nothing_before(s
     assert shop.api.subscription_schedules.retrieve(schedule.id).status == "released"
 
 
+def test_a_downgrade_billed_now_is_credit_that_the_next_invoice_uses_first(shop):
+    subscription = shop.subscribed(line_items=[{"price": shop.monthly.id, "quantity": 1}])
+    shop.server.advance(days=14)
+    swap: Any = {"items": [{"id": item(subscription).id, "price": shop.basic.id}]}
+    shop.api.subscriptions.update(subscription.id, {**swap, "proration_behavior": "always_invoice"})
+    assert shop.api.customers.retrieve(subscription.customer).balance == -1000
+    shop.server.advance(days=15)
+    invoice = shop.api.invoices.list({"customer": subscription.customer}).data[0]
+    assert (invoice.total, invoice.amount_due, invoice.status) == (900, 0, "paid")
+    assert shop.api.customers.retrieve(subscription.customer).balance == -100
+
+
+def test_prorations_that_are_not_billed_now_are_on_the_next_invoice(shop):
+    subscription = shop.subscribed(line_items=[{"price": shop.basic.id, "quantity": 1}])
+    shop.server.advance(days=14)
+    shop.api.subscriptions.update(subscription.id, {"items": [{"id": item(subscription).id, "price": shop.monthly.id}]})
+    shop.server.advance(days=15)
+    assert shop.invoices(subscription.customer)[1:] == [("subscription_cycle", "paid", 1000 + 2900)]
+
+
+def test_another_interval_begins_a_new_period_that_is_billed_now(shop):
+    subscription = shop.subscribed(line_items=[{"price": shop.monthly.id, "quantity": 1}])
+    shop.server.advance(days=14)
+    changed = shop.api.subscriptions.update(
+        subscription.id, {"items": [{"id": item(subscription).id, "price": shop.yearly.id}]}
+    )
+    assert item(changed).current_period_start == stamp(2, 14)
+    assert item(changed).current_period_end == stamp(2, 14) + 365 * DAY
+    assert shop.invoices(subscription.customer)[-1] == ("subscription_update", "paid", 29000 - 1450)
+
+
+def test_a_trial_that_is_ended_now_is_billed_now(shop):
+    subscription = shop.subscribed(subscription_data={"trial_period_days": 14})
+    shop.server.advance(days=2)
+    ended = shop.api.subscriptions.update(subscription.id, {"trial_end": "now"})
+    assert (ended.status, item(ended).current_period_start) == ("active", stamp(2, 2))
+    assert shop.invoices(subscription.customer)[-1] == ("subscription_update", "paid", 2900)
+
+
+@pytest.mark.parametrize(
+    ("behavior", "status"), [("cancel", "canceled"), ("pause", "paused"), ("create_invoice", "past_due")]
+)
+def test_a_trial_without_a_card_ends_as_its_settings_say(shop, behavior, status):
+    settings = {"end_behavior": {"missing_payment_method": behavior}}
+    trial = {"trial_period_days": 14, "trial_settings": settings}
+    session = shop.session(payment_method_collection="if_required", subscription_data=trial)
+    done = shop.server.complete_checkout(session.id, card=False)
+    shop.server.advance(days=15)
+    assert shop.api.subscriptions.retrieve(done["subscription"]).status == status
+
+
+def test_a_first_payment_that_fails_leaves_the_subscription_incomplete_for_a_day(shop):
+    customer = shop.api.customers.create({"email": "ann@example.com"}).id
+    subscription = shop.api.subscriptions.create({"customer": customer, "items": [{"price": shop.monthly.id}]})
+    assert subscription.status == "incomplete"
+    shop.server.add_card(customer)
+    shop.api.invoices.pay(subscription.latest_invoice)
+    assert shop.api.subscriptions.retrieve(subscription.id).status == "active"
+    shop.server.card_declines(customer)
+    other = shop.api.subscriptions.create({"customer": customer, "items": [{"price": shop.basic.id}]})
+    with pytest.raises(stripe.CardError):
+        shop.api.invoices.pay(other.latest_invoice)
+    shop.server.advance(days=1)
+    assert shop.api.subscriptions.retrieve(other.id).status == "incomplete_expired"
+
+
+def test_a_checkout_session_is_paid_once_and_expires_after_a_day(shop):
+    paid, left = shop.session(), shop.session()
+    shop.server.complete_checkout(paid.id)
+    with pytest.raises(StripeError, match="status is `complete`"):
+        shop.server.complete_checkout(paid.id)
+    shop.server.advance(days=1)
+    assert shop.api.checkout.sessions.retrieve(left.id).status == "expired"
+    assert shop.told()[-1] == "checkout.session.expired"
+
+
+@pytest.mark.parametrize(("rounding", "cents"), [("up", 3 * 50), ("down", 2 * 50)])
+def test_packages_are_counted_whole(shop, rounding, cents):
+    recurring: Any = {"interval": "month", "usage_type": "metered", "meter": shop.meter.id}
+    per_thousand = shop.price(
+        shop.monthly.product,
+        unit_amount=50,
+        transform_quantity={"divide_by": 1000, "round": rounding},
+        recurring=recurring,
+    )
+    subscription = shop.subscribed(line_items=[{"price": per_thousand.id}])
+    shop.use(subscription.customer, 2001)
+    shop.server.advance_to(stamp(2, 28) + 7200)
+    assert shop.invoices(subscription.customer)[-1] == ("subscription_cycle", "paid", cents)
+
+
+def test_the_portal_opens_for_a_customer_with_the_configuration_that_is_named_or_the_default(shop):
+    customer = shop.api.customers.create({"email": "ann@example.com"}).id
+    with pytest.raises(stripe.InvalidRequestError, match="No configuration provided"):
+        shop.api.billing_portal.sessions.create({"customer": customer})
+    update = {"products": [{"product": str(shop.monthly.product), "prices": [shop.monthly.id]}], "enabled": True}
+    features: Any = {"subscription_update": {**update, "default_allowed_updates": ["price"]}}
+    made = shop.api.billing_portal.configurations.create({"features": features})
+    session = shop.api.billing_portal.sessions.create({"customer": customer, "return_url": "https://blox.test"})
+    assert (session.configuration, session.return_url) == (made.id, "https://blox.test")
+    assert [each.id for each in shop.api.billing_portal.configurations.list({"is_default": True}).data] == [made.id]
+
+
 @pytest.mark.parametrize(
     ("params", "code", "param"),
     [
@@ -337,6 +440,21 @@ def test_what_the_receiver_refused_waits_for_the_redelivery(shop):
     shop.server.redeliver()
     shop.server.redeliver()
     assert taken == shop.told() and "price.created" in taken
+
+
+def test_a_receiver_may_ask_and_change_things_while_it_is_told(shop):
+    def receive(request: Received) -> bytes:
+        event = json.loads(request.body)
+        if event["type"] == "checkout.session.completed":
+            shop.api.customers.update(event["data"]["object"]["customer"], {"metadata": {"seen": "yes"}})
+        return answer(200)
+
+    with serving(receive) as receiver:
+        shop.server.webhook_url = receiver.url
+        shop.subscribed()
+        shop.server.flush()
+    assert shop.server.deliveries[-1].type == "customer.updated"
+    assert [each.event for each in shop.server.deliveries] == [each["id"] for each in shop.server.events]
 
 
 def test_a_signature_with_another_secret_or_of_long_ago_is_no_signature(shop):

@@ -73,7 +73,7 @@ def _copied(subscription: Obj) -> Obj:
 def _renewal(world: World, subscription: Obj) -> list[Obj]:
     start, end = subscribing.period_of(subscription)
     used = [] if subscription["status"] == "trialing" else lines.usage(world, subscription, start, end)
-    if subscription["cancel_at_period_end"]:
+    if subscribing.ends_with_period(subscription):
         return used
     after = {**subscription, "items": {"data": [{**each} for each in subscription["items"]["data"]]}}
     after["billing_cycle_anchor"] = subscription["trial_end"] or subscription["billing_cycle_anchor"]

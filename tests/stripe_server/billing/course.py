@@ -44,7 +44,7 @@ def _of_subscription(world: World, it: Obj) -> Iterator[Happening]:
             yield it["trial_end"] - subscribing.WARNING, 2, lambda: subscribing.warn_of_trial_end(world, it)
         yield it["trial_end"], 2, lambda: subscribing.end_trial(world, it)
         return
-    if it.get("_announced") != period_end and not it["cancel_at_period_end"]:
+    if it.get("_announced") != period_end and not subscribing.ends_with_period(it):
         yield period_end - world.settings.upcoming_days * DAY, 2, lambda: _announce(world, it, period_end)
     yield period_end, 3, lambda: subscribing.renew(world, it)
 

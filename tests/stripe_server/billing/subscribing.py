@@ -151,6 +151,11 @@ def period_of(subscription: Obj) -> tuple[int, int]:
     return item["current_period_start"], item["current_period_end"]
 
 
+def ends_with_period(subscription: Obj) -> bool:
+    at = subscription["cancel_at"]
+    return at is not None and at <= period_of(subscription)[1]
+
+
 def set_period(subscription: Obj, start: int, end: int | None = None) -> None:
     recurring = subscription["items"]["data"][0]["price"]["recurring"]
     interval, step = recurring["interval"], recurring["interval_count"]
@@ -169,7 +174,7 @@ def renew(world: World, subscription: Obj) -> None:
     """Close the period that ends now: bill its use and the next period, or end what was to end with it."""
     period = period_of(subscription)
     used = invoicing.usage_lines(world, subscription, period)
-    if subscription["cancel_at_period_end"]:
+    if ends_with_period(subscription):
         _bill_last(world, subscription, used)
         ending.end(world, subscription, reason="cancellation_requested")
         return
@@ -196,7 +201,7 @@ def warn_of_trial_end(world: World, subscription: Obj) -> None:
 
 def end_trial(world: World, subscription: Obj, *, at_once: bool = False) -> None:
     """From trial to the first paid period; use during the trial is not billed. `at_once` leaves no hour of grace."""
-    if subscription["cancel_at_period_end"]:
+    if ends_with_period(subscription):
         ending.end(world, subscription, reason="cancellation_requested")
         return
     if not has_card(world, subscription) and _without_card(world, subscription):

@@ -9,16 +9,16 @@ from tests.stripe_server.objects.customers import living
 from tests.stripe_server.world import Obj, World, assign
 
 HANDLED = """
-    billing_cycle_anchor cancel_at_period_end customer default_payment_method items off_session payment_behavior
-    proration_behavior proration_date trial_end trial_period_days
+    billing_cycle_anchor cancel_at_period_end customer items off_session payment_behavior proration_behavior
+    proration_date trial_end trial_period_days
 """
 
 
 def create(world: World, params: Obj) -> Obj:
     customer = living(world, params["customer"], param="customer")
+    _check_card(world, customer["id"], params)
     subscription = subscribing.created(world, customer, params.get("items", []), _trial_end(world, params))
     assign(subscription, params, skip=HANDLED)
-    _set_card(world, subscription, params)
     subscribing.begin(world, subscription)
     return subscription
 
@@ -31,13 +31,12 @@ def _trial_end(world: World, params: Obj) -> int | None:
     return end if isinstance(end, int) else None
 
 
-def _set_card(world: World, subscription: Obj, params: Obj) -> None:
+def _check_card(world: World, customer: str, params: Obj) -> None:
     if method := params.get("default_payment_method"):
         found = world.get("payment_method", method, param="default_payment_method")
-        if found["customer"] != subscription["customer"]:
-            message = "The customer does not have a payment method with the ID " + method
+        if found["customer"] != customer:
+            message = f"The customer does not have a payment method with the ID {method}."
             raise refused(message, param="default_payment_method", code="resource_missing")
-        subscription["default_payment_method"] = method
 
 
 def retrieve(world: World, params: Obj, key: str) -> Obj:
@@ -68,14 +67,12 @@ def list_items(world: World, params: Obj) -> Obj:
 def update(world: World, params: Obj, key: str) -> Obj:
     subscription = world.get("subscription", key)
     _check_open(subscription)
-    invoice = None
+    _check_card(world, subscription["customer"], params)
+    _check_cancellation(subscription, params)
     with world.changing(subscription, "customer.subscription.updated"):
-        if "items" in params or params.get("billing_cycle_anchor") == "now":
-            items = subscribing.changed_items(world, subscription, params.get("items", []))
-            invoice = changing.change_items(world, subscription, items, params)
+        invoice = _change_items(world, subscription, params)
         _change_cancellation(world, subscription, params)
         assign(subscription, params, skip=f"{HANDLED} cancel_at")
-        _set_card(world, subscription, params)
         _move_trial(world, subscription, params)
     if invoice is not None:
         charging.bill_now(world, subscription, invoice)
@@ -90,20 +87,29 @@ def _check_open(subscription: Obj) -> None:
         raise refused(message, param="id")
 
 
-def _change_cancellation(world: World, subscription: Obj, params: Obj) -> None:
-    if not {"cancel_at_period_end", "cancel_at"} & set(params):
-        return
-    if schedule := subscription["schedule"]:
+def _change_items(world: World, subscription: Obj, params: Obj) -> Obj | None:
+    if "items" not in params and params.get("billing_cycle_anchor") != "now":
+        return None
+    items = subscribing.changed_items(world, subscription, params.get("items", []))
+    return changing.change_items(world, subscription, items, params)
+
+
+def _check_cancellation(subscription: Obj, params: Obj) -> None:
+    if (schedule := subscription["schedule"]) and {"cancel_at_period_end", "cancel_at"} & set(params):
         message = f"The subscription is managed by the subscription schedule `{schedule}`, and updating any "
         message += "cancelation behavior directly is not allowed. Please update the schedule instead."
         raise refused(message, param="cancel_at_period_end")
-    end = subscribing.period_of(subscription)[1] if params.get("cancel_at_period_end") else params.get("cancel_at")
-    subscription.update(
-        cancel_at=end or None,
-        cancel_at_period_end=bool(params.get("cancel_at_period_end")),
-        canceled_at=world.now if end else None,
-    )
-    subscription["cancellation_details"]["reason"] = "cancellation_requested" if end else None
+
+
+def _change_cancellation(world: World, subscription: Obj, params: Obj) -> None:
+    """`cancel_at` takes a time, or `min_period_end` and `max_period_end`, which are one where all items share a period."""
+    if not {"cancel_at_period_end", "cancel_at"} & set(params):
+        return
+    at_end, given = params.get("cancel_at_period_end", False), params.get("cancel_at")
+    with_period = at_end or given in ("min_period_end", "max_period_end")
+    when = subscribing.period_of(subscription)[1] if with_period else given or None
+    subscription.update(cancel_at=when, cancel_at_period_end=at_end, canceled_at=world.now if when else None)
+    subscription["cancellation_details"]["reason"] = "cancellation_requested" if when else None
 
 
 def _move_trial(world: World, subscription: Obj, params: Obj) -> None:
