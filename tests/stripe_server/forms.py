@@ -30,6 +30,6 @@ def _lists(node: Any) -> Any:
     if not isinstance(node, dict):
         return node
     inner = {key: _lists(value) for key, value in node.items()}
-    if inner and all(key.isdigit() for key in inner):
-        return [inner[key] for key in sorted(inner, key=int)]
+    if inner and list(inner) == [str(place) for place in range(len(inner))]:
+        return list(inner.values())
     return inner

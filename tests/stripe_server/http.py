@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from tests.stripe_server.api import LoggedRequest, params_of
 from tests.stripe_server.errors import StripeError
+from tests.stripe_server.world import API_VERSION
 
 if TYPE_CHECKING:
     from tests.stripe_server.server import StripeServer
@@ -102,7 +103,7 @@ class Handler(BaseHTTPRequestHandler):
             self._send_json(refusal.status, refusal.body, {})
 
     def _send(self, status: int, body: Any, request: LoggedRequest) -> None:
-        headers = {"Request-Id": request.id, "Stripe-Version": request.headers.get("stripe-version", "")}
+        headers = {"Request-Id": request.id, "Stripe-Version": request.headers.get("stripe-version", API_VERSION)}
         if request.idempotency_key:
             headers["Idempotency-Key"] = request.idempotency_key
         if request.replayed:

@@ -44,16 +44,20 @@ def _value(hint: Any, raw: Any, at: str) -> Any:
     options = _options(hint)
     if isinstance(raw, str):
         return _leaf(options, raw, at)
-    wanted = list if isinstance(raw, list) else dict
     for option in options:
-        if wanted is list and get_origin(option) is list:
-            return [_value(get_args(option)[0], each, f"{at}[{i}]") for i, each in enumerate(raw)]
-        if wanted is dict and is_typeddict(option):
+        if isinstance(raw, list) and get_origin(option) is list:
+            return [_value(get_args(option)[0], each, f"{at}[{place}]") for place, each in enumerate(raw)]
+        if isinstance(raw, dict) and is_typeddict(option):
             return check(option, raw, at)
         if get_origin(option) is dict:
-            pairs = raw.items() if wanted is dict else ((str(i), each) for i, each in enumerate(raw))
-            return {key: _value(get_args(option)[1], each, f"{at}[{key}]") for key, each in pairs}
-    raise refused(f"Invalid {'array' if wanted is list else 'object'}", param=at)
+            return _map(get_args(option)[1], raw, at)
+    raise refused(f"Invalid {'array' if isinstance(raw, list) else 'object'}", param=at)
+
+
+def _map(hint: Any, raw: Any, at: str) -> dict[str, Any]:
+    """Free keys, as in metadata; an empty value stands for "take the key away"."""
+    pairs = raw.items() if isinstance(raw, dict) else ((str(place), each) for place, each in enumerate(raw))
+    return {key: each if each == "" else _value(hint, each, f"{at}[{key}]") for key, each in pairs}
 
 
 def _options(hint: Any) -> list[Any]:

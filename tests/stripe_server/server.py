@@ -194,6 +194,10 @@ class StripeServer(ThreadingHTTPServer):
         self.courier.held = False
         self.courier.flush()
 
+    def drop_webhooks(self) -> None:
+        """Lose what waits or was refused: `/v1/events` alone still knows of it."""
+        self.courier.drop()
+
     def flush(self) -> None:
         """Deliver what waits, in this thread; needed after API requests where the receiver is a function."""
         self.courier.flush()
@@ -239,8 +243,8 @@ class StripeServer(ThreadingHTTPServer):
 
 CONTROLS = frozenset(
     """
-    add_card advance advance_to card_declines card_works complete_checkout configure cut_next deliver deliveries events
-    fail_next flush hold_webhooks log now objects redeliver refuse_key release_webhooks send_webhooks_to sign slow
-    webhook_secret
+    add_card advance advance_to card_declines card_works complete_checkout configure cut_next deliver deliveries
+    drop_webhooks events fail_next flush hold_webhooks log now objects redeliver refuse_key release_webhooks
+    send_webhooks_to sign slow webhook_secret
     """.split()
 )

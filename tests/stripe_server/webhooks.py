@@ -54,8 +54,15 @@ class Courier:
     _turn: RLock = field(default_factory=RLock)  # one event at a time, in order
 
     def publish(self, event: Obj) -> None:
+        """Take an event along; those that happen while there is no receiver are sent to nobody."""
         with self._lock:
-            self.waiting.append(event)
+            if self.receiver is not None:
+                self.waiting.append(event)
+
+    def drop(self) -> None:
+        with self._lock:
+            self.waiting.clear()
+            self.undelivered.clear()
 
     def flush(self) -> None:
         """Deliver what waits; returns when nothing does, or at once while webhooks are held."""
