@@ -2,11 +2,12 @@
 
 from tests.stripe_server.billing import charging, ending, invoicing, lines
 from tests.stripe_server.clock import DAY, next_boundary
-from tests.stripe_server.errors import refused
+from tests.stripe_server.errors import not_played, refused
 from tests.stripe_server.lists import listed
 from tests.stripe_server.objects import catalogue
 from tests.stripe_server.world import Obj, World, new_id, nulls, public
 
+ITEM_FIELDS = {"id", "price", "quantity", "deleted", "metadata"}
 WARNING = 3 * DAY  # `trial_will_end` comes so long before
 
 EMPTY = """
@@ -76,6 +77,8 @@ def changed_items(world: World, subscription: Obj, wanted: list[Obj]) -> list[Ob
     """The items after a change in the API's terms: by `id` swapped or `deleted`, without one added."""
     items = {each["id"]: {**each} for each in subscription["items"]["data"]}
     for number, each in enumerate(wanted):
+        for name in each.keys() - ITEM_FIELDS:
+            raise not_played(f"items[{number}][{name}]")
         if "id" in each and each["id"] not in items:
             message = f"No such subscription item: '{each['id']}'"
             raise refused(message, param=f"items[{number}][id]", code="resource_missing")
@@ -142,7 +145,7 @@ def _check_together(items: list[Obj]) -> None:
     if len({each["currency"] for each in prices}) > 1:
         raise refused("All prices on a subscription must have the same currency.", param="items")
     if len({(each["recurring"]["interval"], each["recurring"]["interval_count"]) for each in prices}) > 1:
-        raise refused("tests.stripe_server plays one billing interval for all items.", param="items", code="not_played")
+        raise not_played("items with different intervals")
 
 
 def period_of(subscription: Obj) -> tuple[int, int]:

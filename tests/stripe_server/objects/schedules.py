@@ -86,6 +86,8 @@ def _as_given(item: Obj) -> Obj:
 
 
 def _phase_item(world: World, given: Obj, number: int) -> Obj:
+    for name in given.keys() - {"price", "quantity", "metadata"}:
+        raise not_played(f"phases[{number}][items][{name}]")
     if "price" not in given:
         raise refused("Missing required param: price.", param=f"phases[{number}][items]", code="parameter_missing")
     price = world.get("price", given["price"], param=f"phases[{number}][items][0][price]")
@@ -154,6 +156,8 @@ def _planned(world: World, subscription: Obj, given: Obj, number: int, start: in
     end = given.get("end_date") or _lasting(world, items, given.get("duration"), start)
     if end == "now" or end <= start:
         raise refused("A phase must end after its start.", param=f"phases[{number}][end_date]")
+    if given.get("billing_cycle_anchor") == "phase_start":
+        raise not_played(f"phases[{number}][billing_cycle_anchor]=phase_start")
     phase = _phase(subscription, items, start, end)
     assign(phase, given, skip="items duration end_date start_date")
     return phase

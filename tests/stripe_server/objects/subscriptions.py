@@ -3,7 +3,7 @@
 from tests.stripe_server.billing import changing, charging, ending, subscribing
 from tests.stripe_server.billing.invoicing import draft
 from tests.stripe_server.clock import DAY
-from tests.stripe_server.errors import refused
+from tests.stripe_server.errors import not_played, refused
 from tests.stripe_server.lists import listed, page
 from tests.stripe_server.objects.customers import living
 from tests.stripe_server.world import Obj, World, assign
@@ -16,6 +16,9 @@ HANDLED = """
 
 def create(world: World, params: Obj) -> Obj:
     customer = living(world, params["customer"], param="customer")
+    _check_played(params)
+    if isinstance(params.get("billing_cycle_anchor"), int):
+        raise not_played("billing_cycle_anchor of a new subscription")
     _check_card(world, customer["id"], params)
     subscription = subscribing.created(world, customer, params.get("items", []), _trial_end(world, params))
     assign(subscription, params, skip=HANDLED)
@@ -29,6 +32,11 @@ def _trial_end(world: World, params: Obj) -> int | None:
         return world.now + days * DAY
     end = params.get("trial_end")
     return end if isinstance(end, int) else None
+
+
+def _check_played(params: Obj) -> None:
+    if params.get("payment_behavior") in ("default_incomplete", "pending_if_incomplete"):
+        raise not_played(f"payment_behavior={params['payment_behavior']}")
 
 
 def _check_card(world: World, customer: str, params: Obj) -> None:
@@ -67,6 +75,7 @@ def list_items(world: World, params: Obj) -> Obj:
 def update(world: World, params: Obj, key: str) -> Obj:
     subscription = world.get("subscription", key)
     _check_open(subscription)
+    _check_played(params)
     _check_card(world, subscription["customer"], params)
     _check_cancellation(subscription, params)
     with world.changing(subscription, "customer.subscription.updated"):
