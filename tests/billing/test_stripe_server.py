@@ -213,6 +213,15 @@ def test_an_upgrade_bills_the_difference_for_the_rest_of_the_period_as_its_previ
     assert shop.invoices(subscription.customer)[-1] == ("subscription_update", "paid", 1000)
 
 
+def test_a_preview_of_the_renewal_has_the_use_so_far_and_changes_nothing(shop):
+    subscription = shop.subscribed()
+    shop.use(subscription.customer, 103_000)
+    before = shop.told(), shop.invoices(subscription.customer)
+    preview = shop.api.invoices.create_preview({"subscription": subscription.id})
+    assert [each.amount for each in preview.lines.data] == [2900, 0, 150]
+    assert (shop.told(), shop.invoices(subscription.customer)) == before
+
+
 def test_a_schedule_swaps_the_price_at_the_periods_end_and_asks_nothing_before(shop):
     subscription = shop.subscribed(line_items=[{"price": shop.monthly.id, "quantity": 1}])
     schedule = shop.api.subscription_schedules.create({"from_subscription": subscription.id})
