@@ -1,10 +1,14 @@
 """The stand-in for Stripe, driven through the official SDK: what tests of billing lean on must itself be true."""
 
 import json
+import subprocess
+import sys
+import time
 import urllib.error
 import urllib.request
 from datetime import UTC, datetime
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +21,7 @@ pytestmark = pytest.mark.once
 
 START = datetime(2026, 1, 31, 12, tzinfo=UTC)
 DAY = 24 * 3600
+CHECKOUT = Path(__file__).parents[2]
 
 
 def client_of(server: Any, key: str = "sk_test_1", **options: Any) -> stripe.StripeClient:
@@ -208,6 +213,15 @@ def test_an_upgrade_bills_the_difference_for_the_rest_of_the_period_as_its_previ
     assert shop.invoices(subscription.customer)[-1] == ("subscription_update", "paid", 1000)
 
 
+def test_a_preview_of_the_renewal_has_the_use_so_far_and_changes_nothing(shop):
+    subscription = shop.subscribed()
+    shop.use(subscription.customer, 103_000)
+    before = shop.told(), shop.invoices(subscription.customer)
+    preview = shop.api.invoices.create_preview({"subscription": subscription.id})
+    assert [each.amount for each in preview.lines.data] == [2900, 0, 150]
+    assert (shop.told(), shop.invoices(subscription.customer)) == before
+
+
 def test_a_schedule_swaps_the_price_at_the_periods_end_and_asks_nothing_before(shop):
     subscription = shop.subscribed(line_items=[{"price": shop.monthly.id, "quantity": 1}])
     schedule = shop.api.subscription_schedules.create({"from_subscription": subscription.id})
@@ -388,9 +402,27 @@ def test_a_key_that_was_used_for_something_else_is_refused(shop):
 
 
 def test_metadata_merge_whatever_the_keys_and_an_empty_value_takes_one_away(shop):
-    customer = shop.api.customers.create({"metadata": {"7": "seven", "user": "1"}})
+    customer = shop.api.customers.create({"metadata": {"7": "seven"}})
+    changed = shop.api.customers.update(customer.id, {"metadata": {"user": "1"}})
+    assert changed.metadata.to_dict() == {"7": "seven", "user": "1"}
     changed = shop.api.customers.update(customer.id, {"metadata": {"user": "", "plan": "pro"}})
     assert changed.metadata.to_dict() == {"7": "seven", "plan": "pro"}
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"automatic_tax": {"enabled": True}},
+        {"discounts": [{"coupon": "HALF"}]},
+        {"payment_behavior": "pending_if_incomplete"},
+        {"collection_method": "send_invoice", "days_until_due": 7},
+    ],
+)
+def test_what_stripe_takes_and_the_stand_in_does_not_act_on_is_refused_not_ignored(shop, params):
+    subscription = shop.subscribed()
+    with pytest.raises(stripe.InvalidRequestError, match="does not play"):
+        shop.api.subscriptions.update(subscription.id, params)
+    assert shop.api.subscriptions.update(subscription.id, {"automatic_tax": {"enabled": False}}).status == "active"
 
 
 @pytest.mark.parametrize(("status", "error"), [(500, stripe.APIError), (429, stripe.RateLimitError)])
@@ -488,3 +520,19 @@ def test_the_controls_are_driven_over_http_too(shop):
     assert [each.path for each in remote.log] == [each.path for each in shop.server.log]
     with pytest.raises(urllib.error.HTTPError):
         urllib.request.urlopen(f"{shop.server.url}/_control/shutdown", b"{}")
+
+
+@pytest.mark.processes
+def test_it_stands_as_a_process_of_its_own_with_the_machines_time():
+    command = [sys.executable, "-m", "tests.stripe_server"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=CHECKOUT) as process:
+        try:
+            assert process.stdout is not None
+            remote: Any = RemoteStripeServer(process.stdout.readline().strip())
+            assert abs(remote.now - time.time()) < 5
+            client_of(remote).v1.customers.create({"email": "ann@example.com"})
+            remote.advance(days=3)
+            assert abs(remote.now - time.time() - 3 * DAY) < 5
+            assert [each["email"] for each in remote.objects("customer")] == ["ann@example.com"]
+        finally:
+            process.terminate()

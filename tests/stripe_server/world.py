@@ -100,6 +100,19 @@ def nulls(names: str) -> Obj:
     return dict.fromkeys(names.split())
 
 
+PLAYED_AS: dict[str, Any] = {  # what would change who pays what is played in one way only
+    "automatic_tax": {"enabled": False},
+    "collection_method": "charge_automatically",
+    **dict.fromkeys(
+        """
+        add_invoice_items application_fee_percent billing_schedules billing_thresholds custom_unit_amount days_until_due
+        default_tax_rates discounts on_behalf_of pause_collection pending_invoice_item_interval transfer_data
+        """.split(),
+        "",
+    ),
+}
+
+
 def assign(obj: Obj, params: Obj, *, skip: str = "") -> None:
     """Take over parameters that are named as the object's fields; "" unsets, metadata merges, hashes merge.
 
@@ -108,7 +121,7 @@ def assign(obj: Obj, params: Obj, *, skip: str = "") -> None:
     for name, value in params.items():
         if name in ("expand", *skip.split()):
             continue
-        if name not in obj:
+        if name not in obj or value != PLAYED_AS.get(name, value):
             raise not_played(name)
         if name == "metadata":
             obj[name] = merged(obj[name], value)

@@ -1,6 +1,7 @@
 """A subscription is changed while it runs: other prices, other quantities, another rhythm."""
 
-from tests.stripe_server.billing import charging, invoicing, lines, subscribing
+from tests.stripe_server.billing import charging, invoicing, lines, periods
+from tests.stripe_server.billing.items import changed_items
 from tests.stripe_server.errors import declined
 from tests.stripe_server.world import Obj, World, public
 
@@ -23,7 +24,7 @@ def change_items(world: World, subscription: Obj, items: list[Obj], params: Obj)
     subscription["items"]["data"] = items
     if restarts:
         credit = [each for each in found if each["amount"] < 0]
-        subscribing.restart_period(world, subscription)
+        periods.restart_period(world, subscription)
         return _draft(world, subscription, credit + lines.in_advance(world, subscription))
     if behavior == "always_invoice" and found:
         return _draft(world, subscription, found)
@@ -53,14 +54,14 @@ def preview(world: World, subscription: Obj, details: Obj) -> Obj:
     found: list[Obj] = list(subscription["_pending"])
     changed = _copied(subscription)
     if details.get("items"):
-        items = subscribing.changed_items(world, subscription, details["items"])
+        items = changed_items(world, subscription, details["items"])
         if behavior != "none" and subscription["status"] != "trialing":
             when = details.get("proration_date", world.now)
             found += lines.prorations(world, subscription, subscription["items"]["data"], items, when)
         changed["items"]["data"] = items
     if behavior != "always_invoice" or not details.get("items"):
         found += _renewal(world, changed)
-    start, end = subscribing.period_of(subscription)
+    start, end = periods.period_of(subscription)
     shown = invoicing.composed(world, changed, [{**each} for each in found], "upcoming", "upcoming_" + changed["id"])
     shown.update(period_start=start, period_end=end, next_payment_attempt=end + invoicing.GRACE)
     return shown
@@ -71,13 +72,12 @@ def _copied(subscription: Obj) -> Obj:
 
 
 def _renewal(world: World, subscription: Obj) -> list[Obj]:
-    start, end = subscribing.period_of(subscription)
+    start, end = periods.period_of(subscription)
     used = [] if subscription["status"] == "trialing" else lines.usage(world, subscription, start, end)
-    if subscribing.ends_with_period(subscription):
+    if periods.ends_with_period(subscription):
         return used
     after = {**subscription, "items": {"data": [{**each} for each in subscription["items"]["data"]]}}
-    after["billing_cycle_anchor"] = subscription["trial_end"] or subscription["billing_cycle_anchor"]
-    subscribing.set_period(after, end)
+    periods.set_period(after, end)
     return lines.in_advance(world, after) + used
 
 
@@ -85,7 +85,7 @@ def left_to_bill(world: World, subscription: Obj, params: Obj) -> list[Obj]:
     """What a cancellation bills, if it is asked to: `invoice_now` for use and prorations, `prorate` for the credit."""
     if not params.get("invoice_now"):
         return []
-    start = subscribing.period_of(subscription)[0]
+    start = periods.period_of(subscription)[0]
     found = subscription["_pending"] + lines.usage(world, subscription, start, world.now)
     if params.get("prorate"):
         found += lines.prorations(world, subscription, subscription["items"]["data"], [], world.now)

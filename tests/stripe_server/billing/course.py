@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from functools import partial
 
-from tests.stripe_server.billing import changing, charging, ending, invoicing, subscribing
+from tests.stripe_server.billing import changing, charging, ending, invoicing, periods, subscribing
 from tests.stripe_server.clock import DAY, HOUR
 from tests.stripe_server.objects import checkout, schedules
 from tests.stripe_server.world import Obj, World
@@ -36,7 +36,7 @@ def _of_subscription(world: World, it: Obj) -> Iterator[Happening]:
         yield it["created"] + PATIENCE, 1, lambda: ending.expire(world, it)
     if it["status"] in (*ending.ENDED, "incomplete", "paused"):
         return
-    period_end = subscribing.period_of(it)[1]
+    period_end = periods.period_of(it)[1]
     if it["cancel_at"] and it["cancel_at"] < period_end:
         yield it["cancel_at"], 1, lambda: ending.end(world, it, reason="cancellation_requested")
     if it["status"] == "trialing":
@@ -44,7 +44,7 @@ def _of_subscription(world: World, it: Obj) -> Iterator[Happening]:
             yield it["trial_end"] - subscribing.WARNING, 2, lambda: subscribing.warn_of_trial_end(world, it)
         yield it["trial_end"], 2, lambda: subscribing.end_trial(world, it)
         return
-    if it.get("_announced") != period_end and not subscribing.ends_with_period(it):
+    if it.get("_announced") != period_end and not periods.ends_with_period(it):
         yield period_end - world.settings.upcoming_days * DAY, 2, lambda: _announce(world, it, period_end)
     yield period_end, 3, lambda: subscribing.renew(world, it)
 

@@ -1,11 +1,10 @@
 """A subscription from its start through trial and renewals to its end."""
 
-from tests.stripe_server.billing import charging, ending, invoicing, lines
-from tests.stripe_server.clock import DAY, next_boundary
-from tests.stripe_server.errors import refused
+from tests.stripe_server.billing import charging, ending, invoicing, lines, periods
+from tests.stripe_server.billing.items import changed_items
+from tests.stripe_server.clock import DAY
 from tests.stripe_server.lists import listed
-from tests.stripe_server.objects import catalogue
-from tests.stripe_server.world import Obj, World, new_id, nulls, public
+from tests.stripe_server.world import Obj, World, new_id, nulls
 
 WARNING = 3 * DAY  # `trial_will_end` comes so long before
 
@@ -55,7 +54,7 @@ def created(world: World, customer: Obj, wanted: list[Obj], trial_end: int | Non
     subscription["currency"] = subscription["items"]["data"][0]["price"]["currency"]
     if trial_end:
         subscription.update(trial_start=world.now, trial_end=trial_end)
-    set_period(subscription, world.now, trial_end)
+    periods.set_period(subscription, world.now, trial_end)
     return world.add(subscription)
 
 
@@ -72,114 +71,16 @@ def begin(world: World, subscription: Obj) -> Obj:
     return invoice
 
 
-def changed_items(world: World, subscription: Obj, wanted: list[Obj]) -> list[Obj]:
-    """The items after a change in the API's terms: by `id` swapped or `deleted`, without one added."""
-    items = {each["id"]: {**each} for each in subscription["items"]["data"]}
-    for number, each in enumerate(wanted):
-        if "id" in each and each["id"] not in items:
-            message = f"No such subscription item: '{each['id']}'"
-            raise refused(message, param=f"items[{number}][id]", code="resource_missing")
-        if each.get("deleted"):
-            del items[each["id"]]
-            continue
-        item = items.get(each.get("id", "")) or _new_item(world, subscription)
-        if "price" in each:
-            price = world.get("price", each["price"], param=f"items[{number}][price]")
-            _check_price(price, number)
-            item.update(price=public(price) | {"_tiers": price["_tiers"]}, plan=catalogue.plan_of(price))
-        items[item["id"]] = _counted(item, each, number)
-    _check_together(list(items.values()))
-    return list(items.values())
-
-
-def _new_item(world: World, subscription: Obj) -> Obj:
-    start, end = period_of(subscription) if subscription["items"]["data"] else (world.now, world.now)
-    return {
-        "id": new_id("si"),
-        "object": "subscription_item",
-        "billing_thresholds": None,
-        "created": world.now,
-        "current_period_end": end,
-        "current_period_start": start,
-        "discounts": [],
-        "metadata": {},
-        "subscription": subscription["id"],
-        "tax_rates": [],
-    }
-
-
-def _check_price(price: Obj, number: int) -> None:
-    if not price["recurring"]:
-        message = "The price specified is set to `type=one_time` but this field only accepts prices with "
-        raise refused(message + "`type=recurring`.", param=f"items[{number}][price]")
-    if not price["active"]:
-        message = "The price specified is inactive. This field only accepts active prices."
-        raise refused(message, param=f"items[{number}][price]")
-
-
-def _counted(item: Obj, given: Obj, number: int) -> Obj:
-    """Metered items have no quantity: their meters count."""
-    item = {**item, "metadata": given.get("metadata") or item["metadata"]}
-    if "price" not in item:
-        raise refused(f"Missing required param: items[{number}][price].", code="parameter_missing")
-    if lines.metered(item):
-        if "quantity" in given:
-            raise refused(
-                "Quantity should not be specified where usage_type is metered.", param=f"items[{number}][quantity]"
-            )
-        item.pop("quantity", None)
-    else:
-        item["quantity"] = given.get("quantity", item.get("quantity", 1))
-    return item
-
-
-def _check_together(items: list[Obj]) -> None:
-    prices = [each["price"] for each in items]
-    if not prices:
-        raise refused("A subscription must have at least one active plan.", param="items")
-    if len({each["id"] for each in prices}) < len(prices):
-        raise refused("Cannot add multiple subscription items with the same price.", param="items")
-    if len({each["currency"] for each in prices}) > 1:
-        raise refused("All prices on a subscription must have the same currency.", param="items")
-    if len({(each["recurring"]["interval"], each["recurring"]["interval_count"]) for each in prices}) > 1:
-        raise refused("tests.stripe_server plays one billing interval for all items.", param="items", code="not_played")
-
-
-def period_of(subscription: Obj) -> tuple[int, int]:
-    """When the current period began, and when it ends."""
-    item = subscription["items"]["data"][0]
-    return item["current_period_start"], item["current_period_end"]
-
-
-def ends_with_period(subscription: Obj) -> bool:
-    at = subscription["cancel_at"]
-    return at is not None and at <= period_of(subscription)[1]
-
-
-def set_period(subscription: Obj, start: int, end: int | None = None) -> None:
-    recurring = subscription["items"]["data"][0]["price"]["recurring"]
-    interval, step = recurring["interval"], recurring["interval_count"]
-    end = end or next_boundary(subscription["billing_cycle_anchor"], interval, step, start)
-    for item in subscription["items"]["data"]:
-        item.update(current_period_start=start, current_period_end=end)
-
-
-def restart_period(world: World, subscription: Obj) -> None:
-    """A new period, and a new rhythm, from now on."""
-    subscription["billing_cycle_anchor"] = world.now
-    set_period(subscription, world.now)
-
-
 def renew(world: World, subscription: Obj) -> None:
     """Close the period that ends now: bill its use and the next period, or end what was to end with it."""
-    period = period_of(subscription)
+    period = periods.period_of(subscription)
     used = invoicing.usage_lines(world, subscription, period)
-    if ends_with_period(subscription):
+    if periods.ends_with_period(subscription):
         _bill_last(world, subscription, used)
         ending.end(world, subscription, reason="cancellation_requested")
         return
     with world.changing(subscription, "customer.subscription.updated"):
-        set_period(subscription, period[1])
+        periods.set_period(subscription, period[1])
         found = subscription["_pending"] + lines.in_advance(world, subscription) + used
         subscription["_pending"] = []
         invoice = invoicing.draft(world, subscription, found, "subscription_cycle", period)
@@ -201,14 +102,14 @@ def warn_of_trial_end(world: World, subscription: Obj) -> None:
 
 def end_trial(world: World, subscription: Obj, *, at_once: bool = False) -> None:
     """From trial to the first paid period; use during the trial is not billed. `at_once` leaves no hour of grace."""
-    if ends_with_period(subscription):
+    if periods.ends_with_period(subscription):
         ending.end(world, subscription, reason="cancellation_requested")
         return
     if not has_card(world, subscription) and _without_card(world, subscription):
         return
     with world.changing(subscription, "customer.subscription.updated"):
         subscription.update(status="active", trial_end=world.now)
-        restart_period(world, subscription)
+        periods.restart_period(world, subscription)
         reason = "subscription_update" if at_once else "subscription_cycle"
         found = subscription["_pending"] + lines.in_advance(world, subscription)
         subscription["_pending"] = []

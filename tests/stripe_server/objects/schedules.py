@@ -1,6 +1,7 @@
 """Schedules: what a subscription will turn into, phase by phase. They are made from a running subscription."""
 
-from tests.stripe_server.billing import changing, charging, ending, subscribing
+from tests.stripe_server.billing import changing, charging, ending, periods
+from tests.stripe_server.billing.items import changed_items
 from tests.stripe_server.clock import after_periods
 from tests.stripe_server.errors import not_played, refused
 from tests.stripe_server.lists import page
@@ -27,7 +28,7 @@ def create(world: World, params: Obj) -> Obj:
 
 
 def _new(world: World, subscription: Obj) -> Obj:
-    start, end = subscribing.period_of(subscription)
+    start, end = periods.period_of(subscription)
     items = [_phase_item(world, _as_given(each), 0) for each in subscription["items"]["data"]]
     return {
         "id": new_id("sub_sched"),
@@ -86,6 +87,8 @@ def _as_given(item: Obj) -> Obj:
 
 
 def _phase_item(world: World, given: Obj, number: int) -> Obj:
+    for name in given.keys() - {"price", "quantity", "metadata"}:
+        raise not_played(f"phases[{number}][items][{name}]")
     if "price" not in given:
         raise refused("Missing required param: price.", param=f"phases[{number}][items]", code="parameter_missing")
     price = world.get("price", given["price"], param=f"phases[{number}][items][0][price]")
@@ -154,6 +157,8 @@ def _planned(world: World, subscription: Obj, given: Obj, number: int, start: in
     end = given.get("end_date") or _lasting(world, items, given.get("duration"), start)
     if end == "now" or end <= start:
         raise refused("A phase must end after its start.", param=f"phases[{number}][end_date]")
+    if given.get("billing_cycle_anchor") == "phase_start":
+        raise not_played(f"phases[{number}][billing_cycle_anchor]=phase_start")
     phase = _phase(subscription, items, start, end)
     assign(phase, given, skip="items duration end_date start_date")
     return phase
@@ -192,8 +197,8 @@ def _enter(world: World, subscription: Obj, phase: Obj, when: int) -> None:
     gone = [{"id": key, "deleted": True} for price, key in kept.items() if price not in _prices(phase)]
     invoice = None
     with world.changing(subscription, "customer.subscription.updated"):
-        items = subscribing.changed_items(world, subscription, gone + wanted)
-        if when >= subscribing.period_of(subscription)[1]:  # the renewal that follows bills the new prices
+        items = changed_items(world, subscription, gone + wanted)
+        if when >= periods.period_of(subscription)[1]:  # the renewal that follows bills the new prices
             subscription["items"]["data"] = items
         else:
             invoice = changing.change_items(

@@ -1,9 +1,10 @@
 """Subscriptions, as the API reads and changes them."""
 
-from tests.stripe_server.billing import changing, charging, ending, subscribing
+from tests.stripe_server.billing import changing, charging, ending, periods, subscribing
 from tests.stripe_server.billing.invoicing import draft
+from tests.stripe_server.billing.items import changed_items
 from tests.stripe_server.clock import DAY
-from tests.stripe_server.errors import refused
+from tests.stripe_server.errors import not_played, refused
 from tests.stripe_server.lists import listed, page
 from tests.stripe_server.objects.customers import living
 from tests.stripe_server.world import Obj, World, assign
@@ -16,6 +17,9 @@ HANDLED = """
 
 def create(world: World, params: Obj) -> Obj:
     customer = living(world, params["customer"], param="customer")
+    _check_played(params)
+    if isinstance(params.get("billing_cycle_anchor"), int):
+        raise not_played("billing_cycle_anchor of a new subscription")
     _check_card(world, customer["id"], params)
     subscription = subscribing.created(world, customer, params.get("items", []), _trial_end(world, params))
     assign(subscription, params, skip=HANDLED)
@@ -29,6 +33,11 @@ def _trial_end(world: World, params: Obj) -> int | None:
         return world.now + days * DAY
     end = params.get("trial_end")
     return end if isinstance(end, int) else None
+
+
+def _check_played(params: Obj) -> None:
+    if params.get("payment_behavior") in ("default_incomplete", "pending_if_incomplete"):
+        raise not_played(f"payment_behavior={params['payment_behavior']}")
 
 
 def _check_card(world: World, customer: str, params: Obj) -> None:
@@ -67,6 +76,7 @@ def list_items(world: World, params: Obj) -> Obj:
 def update(world: World, params: Obj, key: str) -> Obj:
     subscription = world.get("subscription", key)
     _check_open(subscription)
+    _check_played(params)
     _check_card(world, subscription["customer"], params)
     _check_cancellation(subscription, params)
     with world.changing(subscription, "customer.subscription.updated"):
@@ -90,7 +100,7 @@ def _check_open(subscription: Obj) -> None:
 def _change_items(world: World, subscription: Obj, params: Obj) -> Obj | None:
     if "items" not in params and params.get("billing_cycle_anchor") != "now":
         return None
-    items = subscribing.changed_items(world, subscription, params.get("items", []))
+    items = changed_items(world, subscription, params.get("items", []))
     return changing.change_items(world, subscription, items, params)
 
 
@@ -107,7 +117,7 @@ def _change_cancellation(world: World, subscription: Obj, params: Obj) -> None:
         return
     at_end, given = params.get("cancel_at_period_end", False), params.get("cancel_at")
     with_period = at_end or given in ("min_period_end", "max_period_end")
-    when = subscribing.period_of(subscription)[1] if with_period else given or None
+    when = periods.period_of(subscription)[1] if with_period else given or None
     subscription.update(cancel_at=when, cancel_at_period_end=at_end, canceled_at=world.now if when else None)
     subscription["cancellation_details"]["reason"] = "cancellation_requested" if when else None
 
@@ -121,7 +131,7 @@ def _move_trial(world: World, subscription: Obj, params: Obj) -> None:
         raise refused(message, param="trial_end")
     subscription.update(status="trialing", trial_end=end, billing_cycle_anchor=end)
     subscription["trial_start"] = subscription["trial_start"] or world.now
-    subscribing.set_period(subscription, world.now, end)
+    periods.set_period(subscription, world.now, end)
 
 
 def cancel(world: World, params: Obj, key: str) -> Obj:
