@@ -22,6 +22,7 @@ from billing.tiers import TIERS
 from executions.models import Approval
 from flows.memories import remember
 from tests import openapi
+from tests.billing.shop import opened
 from tests.conftest import api_as
 from tests.llm.keys import KEY, allow_provider
 from tests.llm.model_server import ModelServer
@@ -107,6 +108,7 @@ def test_every_operation_of_the_document_succeeds(
     triggers(call, public, flow, drain)
     budgets(call, flow)
     clerk()
+    billing(call, settings)
     memories(call, flow)
     call(204, "DELETE", f"{FLOWS}/{flow}")
 
@@ -267,6 +269,14 @@ def clerk() -> None:
     }
     answer = CheckedClient().generic("POST", "/webhooks/clerk", body, "application/json", headers=headers)
     assert answer.json() == {"status": "applied"}
+
+
+def billing(call: Caller, settings: Settings) -> None:
+    with opened(settings) as shop:
+        page = call(200, "POST", "/api/v1/billing/checkout", {"tier": "pro"})
+        call(200, "POST", "/api/v1/billing/portal", {})
+        shop.stripe.complete_checkout(page["url"].rpartition("/")[2])  # its events come in
+        call(409, "POST", "/api/v1/billing/checkout", {"tier": "pro"})
 
 
 # The refusals that any operation can give. -----------------------------------------------------------------------

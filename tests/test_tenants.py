@@ -117,6 +117,8 @@ ROUTES: dict[str, Route] = {
     "api/v1/blocks": Route(own=True),
     "api/v1/budgets": Route(own=True, bodies={"POST": {"monthlyCost": 10}}),
     "api/v1/budgets/<uuid:budget_id>": Route(bodies={"PATCH": {"monthlyCost": 1_000}}),
+    "api/v1/billing/checkout": Route(own=True, bodies={"POST": {"tier": "pro"}}),
+    "api/v1/billing/portal": Route(own=True),
     "api/v1/usage": Route(own=True),
     "api/v1/usage/llm": Route(own=True),
     "api/v1/executions": Route(own=True, query={"flow": flow_of, "cursor": cursor_of}),
@@ -155,6 +157,7 @@ PUBLIC = {
     "api/docs",
     "approvals/<str:token>",
     "webhooks/clerk",
+    "webhooks/stripe",
     "webhooks/<str:token>",
     "webhooks/<str:token>/test",
 }
