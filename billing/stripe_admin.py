@@ -1,6 +1,6 @@
 """The admin's pages of what Stripe has told and been told: read-only, since Stripe is the truth."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 from django.contrib import admin
 
@@ -19,14 +19,14 @@ from bloxserver.core.admin import HistoryAdmin
 class OfUserAdmin(HistoryAdmin):
     """Every field is shown, and rows are found by their user."""
 
-    list_select_related: Any = ("user",)
-    search_fields: Any = ("user__email", "=user__id")
+    list_select_related: ClassVar[Any] = ("user",)
+    search_fields: ClassVar[Any] = ("user__email", "=user__id")
     search_help_text = "The user's e-mail or id"
 
-    def get_fields(self, request: Any, obj: Any = None) -> list[str]:
+    def get_fields(self, request: Any, obj: Any = None) -> Any:
         return [field.name for field in self.opts.fields]
 
-    def get_readonly_fields(self, request: Any, obj: Any = None) -> list[str]:
+    def get_readonly_fields(self, request: Any, obj: Any = None) -> Any:
         return self.get_fields(request, obj)
 
 

@@ -3,7 +3,7 @@
 Stripe is the truth. Each row is a copy of a read, and `StripeCustomer.ticket` says which read is the newest.
 """
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from django.conf import settings
 from django.db import models
@@ -14,7 +14,7 @@ from accounts.models import Tier
 from billing.querysets import StripeEventQuerySet, SubscriptionPeriodQuerySet, SubscriptionQuerySet
 from bloxserver.core.ids import new_id
 
-STRIPE_ID = {"max_length": 255}
+STRIPE_ID: dict[str, Any] = {"max_length": 255}
 
 
 class StripeCustomer(models.Model):

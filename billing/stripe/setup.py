@@ -93,7 +93,8 @@ def _price(key: str, price: Any) -> bool:
     """A lookup key is of one price; one that an operator has made otherwise stays."""
     if client().v1.prices.list({"lookup_keys": [key], "active": True}).data:
         return False
-    client().v1.prices.create({**price, "currency": CURRENCY, "lookup_key": key})
+    params: Any = {**price, "currency": CURRENCY, "lookup_key": key}
+    client().v1.prices.create(params)
     return True
 
 
@@ -115,19 +116,23 @@ def _portal() -> bool:
 
 
 def _webhook(url: str) -> Iterator[str]:
+    events: Any = list(HANDLED)
     for endpoint in client().v1.webhook_endpoints.list({"limit": 100}).auto_paging_iter():
         if endpoint.url == url:
-            missing = sorted(set(HANDLED) - set(endpoint.enabled_events))
+            missing = sorted(set(events) - set(endpoint.enabled_events))
             if missing and "*" not in endpoint.enabled_events:
-                client().v1.webhook_endpoints.update(endpoint.id, {"enabled_events": list(HANDLED)})  # type: ignore[typeddict-item]
-                yield f"webhook endpoint {url}: is told of {', '.join(missing)} now"
+                client().v1.webhook_endpoints.update(endpoint.id, {"enabled_events": events})
+                yield f"webhook endpoint {url}: is told of {', '.join(missing)} too"
             else:
                 yield f"webhook endpoint {url}: {WORD[False]}"
             return
-    from stripe import _ApiVersion
-
-    made = client().v1.webhook_endpoints.create(
-        {"url": url, "enabled_events": list(HANDLED), "api_version": _ApiVersion.CURRENT}  # type: ignore[typeddict-item]
-    )
+    made = client().v1.webhook_endpoints.create({"url": url, "enabled_events": events, "api_version": _api_version()})
     yield f"webhook endpoint {url}: {WORD[True]}"
     yield f"STRIPE_WEBHOOK_SECRET={made.secret}"
+
+
+def _api_version() -> Any:
+    """That of the SDK, whatever the account's own is: events come in the shapes that this release knows."""
+    import stripe
+
+    return stripe.api_version

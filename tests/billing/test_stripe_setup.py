@@ -75,6 +75,28 @@ def test_a_price_that_an_operator_has_made_is_kept(stripe: StripeServer) -> None
     assert "price blox_pro_overage: made" in lines
 
 
+def test_the_webhook_endpoint_is_made_once_and_its_secret_is_shown_then(stripe: StripeServer) -> None:
+    url = "https://blox.example/webhooks/stripe"
+    said = set_up(webhook_url=url)
+    [endpoint] = stripe.objects("webhook_endpoint")
+    assert (endpoint["url"], endpoint["api_version"]) == (url, "2026-10-28.endive")
+    assert "invoice.payment_failed" in endpoint["enabled_events"]
+    assert said[-1].startswith("STRIPE_WEBHOOK_SECRET=whsec_")
+
+    assert set_up(webhook_url=url)[-1] == f"webhook endpoint {url}: there already"
+    assert stripe.objects("webhook_endpoint") == [endpoint]
+
+
+def test_an_endpoint_that_is_told_too_little_is_told_the_rest(stripe: StripeServer) -> None:
+    from billing.stripe.client import client
+
+    url = "https://blox.example/webhooks/stripe"
+    client().v1.webhook_endpoints.create({"url": url, "enabled_events": ["invoice.paid"]})
+    assert "customer.updated" in set_up(webhook_url=url)[-1]
+    [endpoint] = stripe.objects("webhook_endpoint")
+    assert len(endpoint["enabled_events"]) == 9
+
+
 def test_without_a_key_it_says_so(settings: Settings) -> None:
     settings.STRIPE_API_KEY = ""
     with pytest.raises(CommandError, match="STRIPE_API_KEY"):

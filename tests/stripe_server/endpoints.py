@@ -17,6 +17,7 @@ from tests.stripe_server.objects import (
     catalogue,
     checkout,
     customers,
+    endpoints,
     events,
     invoices,
     meters,
@@ -103,6 +104,10 @@ TABLE: list[tuple[str, str, Any, Callable[..., Obj]]] = [
     ),
     ("POST", "billing_portal/configurations/{}", in_portal.ConfigurationUpdateParams, portal.update_configuration),
     ("POST", "billing_portal/sessions", in_portal.SessionCreateParams, portal.create_session),
+    ("POST", "webhook_endpoints", base.WebhookEndpointCreateParams, endpoints.create),
+    ("GET", "webhook_endpoints", base.WebhookEndpointListParams, endpoints.list_all),
+    ("GET", "webhook_endpoints/{}", base.WebhookEndpointRetrieveParams, endpoints.retrieve),
+    ("POST", "webhook_endpoints/{}", base.WebhookEndpointUpdateParams, endpoints.update),
     ("GET", "events", base.EventListParams, events.list_all),
     ("GET", "events/{}", base.EventRetrieveParams, events.retrieve),
 ]
