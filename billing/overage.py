@@ -10,7 +10,8 @@ from django.db import transaction
 from django.db.models import Count, Sum
 
 from billing.models import OverageReport, SubscriptionPeriod
-from billing.services import limits_of, limits_of_tier
+from billing.services import limits_of
+from billing.tiers import TIERS
 
 EVERY = timedelta(hours=1)
 # After its end a period is counted for the last time, when what was accepted in its last moment has been committed.
@@ -32,7 +33,7 @@ def claim_period(*, now: datetime) -> SubscriptionPeriod | None:
 def included_runs(period: SubscriptionPeriod) -> int | None:
     """What the subscription pays for, whatever tier the user is on by now; None: all."""
     user = period.user
-    limits = limits_of(user) if user.tier == period.tier else limits_of_tier(period.tier)
+    limits = limits_of(user) if user.tier == period.tier else TIERS[period.tier]
     return limits.runs_per_month
 
 

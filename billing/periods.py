@@ -17,15 +17,28 @@ class Period:
 
 
 def period_of(*, user: User, now: datetime) -> Period:
-    """The one of `now`: Stripe's for a subscriber, else the calendar month, in UTC.
+    """The one of `now`: Stripe's for a subscriber, else the calendar month, in UTC, as far as no period of a subscription
+    lies in it.
 
     The free tier counts by the month, as its cap does, also for a subscriber who has fallen back to it. So only those
-    above it cost a query, of one row by its index.
+    above it cost a query, of a few rows by their index.
     """
-    if user.tier != Tier.FREE:
-        period = SubscriptionPeriod.objects.filter(user=user).of(now).first()
-        if period is not None:
-            return Period(period.starts_at, period.ends_at)
+    month = calendar_month(now)
+    if user.tier == Tier.FREE:
+        return month
+    known = SubscriptionPeriod.objects.filter(user=user, starts_at__lt=month.ends_at, ends_at__gt=month.starts_at)
+    periods = [Period(*bounds) for bounds in known.order_by("-starts_at").values_list("starts_at", "ends_at")]
+    for period in periods:  # of two that overlap, as two subscriptions' may, the later
+        if period.starts_at <= now < period.ends_at:
+            return period
+    return Period(
+        max([month.starts_at, *(period.ends_at for period in periods if period.ends_at <= now)]),
+        min([month.ends_at, *(period.starts_at for period in periods if period.starts_at > now)]),
+    )
+
+
+def calendar_month(now: datetime) -> Period:
+    """The month of `now`, in UTC: also the period of whoever is refused at a cap, since `RunBudget` counts by it."""
     month = month_of(now)
     return Period(month_starts_at(month), month_resets_at(month))
 

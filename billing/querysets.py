@@ -78,10 +78,6 @@ class SubscriptionQuerySet(models.QuerySet["Subscription"]):
 
 
 class SubscriptionPeriodQuerySet(models.QuerySet["SubscriptionPeriod"]):
-    def of(self, now: datetime) -> Self:
-        """That which `now` lies in. Of two that overlap, as two subscriptions' may, the later comes first."""
-        return self.filter(starts_at__lte=now, ends_at__gt=now).order_by("-starts_at")
-
     def due(self, now: datetime) -> Self:
         return self.filter(count_due_at__lte=now)
 

@@ -104,7 +104,11 @@ class FlowViewSet(TenantViewSet):
         services.delete_flow(flow=self.get_object())
         return Response(status=204)
 
-    @extend_schema(operation_id="startFlow", request=None)
+    @extend_schema(
+        operation_id="startFlow",
+        request=None,
+        responses={200: serializers.FlowSerializer, 402: api_error("As many run as the tier holds.")},
+    )
     def start(self, request: Request, flow_id: UUID) -> Response:
         """Freeze the YAML as a version and deploy it. 400 `invalid_organism` lists all that is wrong with it."""
         return self._answer(services.start_flow(flow=self.get_object(), by=user_of(request)))

@@ -10,8 +10,10 @@ from django.db import transaction
 from django.utils import timezone
 
 from accounts.models import User
+from billing.services import limits_of
+from flows.errors import FlowLimitReached
 from flows.models import Flow, FlowStatus
-from flows.services.locks import lock_flow
+from flows.services.locks import lock_flow, lock_owner
 from flows.services.model_names import load_for
 from flows.services.versions import freeze_version
 from flows.signals import flow_started, flow_stopped
@@ -21,11 +23,14 @@ def start_flow(*, flow: Flow, by: User | None) -> Flow:
     """Deploy the draft: freeze it as a version, accept firings, arm the triggers. A running flow is redeployed.
 
     `by` is kept as who made the version. Raises `OrganismInvalid` (400) with every error of the YAML, and with every model
-    in it that nobody serves.
+    in it that nobody serves; `FlowLimitReached` (402) where as many run as the tier holds, as may be after a downgrade: the
+    owner's row lock makes the cap exact.
     """
     load_for(user=flow.user, organism_yaml=flow.organism_yaml)  # before the lock: on SQLite it would hold up others
     with transaction.atomic():
+        owner = lock_owner(flow.user)
         locked = lock_flow(flow)
+        _require_room(owner, locked)
         if locked.organism_yaml != flow.organism_yaml:  # edited meanwhile
             load_for(user=flow.user, organism_yaml=locked.organism_yaml)
         locked.deployed_version = freeze_version(locked, by=by)
@@ -70,6 +75,17 @@ def fail_flow(*, flow: Flow, message: str) -> bool:
         _set_status(locked, FlowStatus.ERROR, container_id=None, error_message=message)
         flow_stopped.send(sender=Flow, flow=locked, force=False)
     return True
+
+
+def _require_room(owner: User, flow: Flow) -> None:
+    limit = limits_of(owner).flows
+    others = Flow.objects.for_user(owner).filter(status=FlowStatus.RUNNING).exclude(pk=flow.pk).count()
+    if others >= limit:
+        flows = "1 flow" if limit == 1 else f"{limit:,} flows"
+        raise FlowLimitReached(
+            f"The {owner.tier} tier holds {flows}, and as many are running. Stop one, or upgrade to run more.",
+            details={"limit": limit, "tier": owner.tier},
+        )
 
 
 def _set_status(

@@ -84,8 +84,24 @@ def test_usage_goes_by_the_subscriptions_period(shop: Shop, carol: User) -> None
     carol.refresh_from_db()
     period = SubscriptionPeriod.objects.get()
     assert period_of(user=carol, now=shop.now) == Period(period.starts_at, period.ends_at)
-    after = period_of(user=carol, now=period.ends_at)
-    assert (after.starts_at.day, after.starts_at.hour) == (1, 0)  # unknown yet: the calendar month
+    # What is around it is the calendar month's, without it.
+    after, before = (
+        period_of(user=carol, now=now) for now in (period.ends_at, period.starts_at - timedelta(seconds=1))
+    )
+    assert (after.starts_at, before.ends_at) == (period.ends_at, period.starts_at)
+    assert (after.ends_at.day, before.starts_at.day, before.starts_at.hour) == (1, 1, 0)
+
+
+def test_an_operators_pro_counts_by_the_calendar_month_for_one_query(
+    carol: User, django_assert_num_queries: Any
+) -> None:
+    noon = datetime(2026, 3, 5, 12, tzinfo=UTC)
+    month = Period(datetime(2026, 3, 1, tzinfo=UTC), datetime(2026, 4, 1, tzinfo=UTC))
+    with django_assert_num_queries(0):
+        assert period_of(user=carol, now=noon) == month
+    set_tier(user=carol, tier=Tier.PRO)
+    with django_assert_num_queries(1):
+        assert period_of(user=carol, now=noon) == month
 
 
 def test_runs_stay_in_their_period_when_their_executions_are_deleted(carol: User) -> None:
@@ -287,6 +303,20 @@ def test_a_downgrade_by_an_operator_is_reviewed_too(by: str, carol: User, admin_
 def test_a_rise_stops_nothing(carol: User) -> None:
     set_tier(user=carol, tier=Tier.PRO)
     assert not FlowCapReview.objects.exists()
+
+
+def test_flows_over_the_cap_cannot_be_started_again(carol: User) -> None:
+    set_tier(user=carol, tier=Tier.PRO)
+    one, two = running(carol, "one", "two")
+    set_tier(user=carol, tier=Tier.FREE)
+    tasks.review_flow_caps()
+
+    refused = _api(carol).post(f"/api/v1/flows/{one.pk}/start")
+
+    assert (refused.status_code, refused.json()["code"]) == (402, "flow_limit_reached")
+    assert _api(carol).post(f"/api/v1/flows/{two.pk}/start").status_code == 200  # it runs: that deploys it anew
+    assert _api(carol).post(f"/api/v1/flows/{two.pk}/stop").status_code == 200
+    assert _api(carol).post(f"/api/v1/flows/{one.pk}/start").status_code == 200
 
 
 # Money. ----------------------------------------------------------------------------------------------------------
