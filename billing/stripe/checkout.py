@@ -7,10 +7,10 @@ from django.conf import settings
 
 from accounts.models import Tier, User
 from billing.errors import AlreadySubscribed, BillingUnavailable, NoCustomer, TierNotSold
-from billing.models import StripeCustomer
+from billing.models import StripeCustomer, Subscription
 from billing.models.stripe import ENDED
 from billing.stripe.client import asking, client
-from billing.stripe.customers import customer_of
+from billing.stripe.customers import customer_of, replace_customer
 from billing.stripe.prices import prices_of
 from billing.stripe.reading import CustomerRead
 from billing.stripe.setup import portal_configuration
@@ -40,7 +40,9 @@ def open_checkout(*, user: User, tier: str, success_url: str = "", cancel_url: s
         _expire(customer.checkout_session)
         read = sync(customer, now=now)
         _require_none(read)
-        params = _params(user, customer, prices, has_had_trial=_has_had_trial(read))
+        if read.deleted:
+            customer = replace_customer(customer)
+        params = _params(user, customer, prices, has_had_trial=_has_had_trial(user))
         params["success_url"] = success_url or settings.BLOX_PUBLIC_URL
         params["cancel_url"] = cancel_url or settings.BLOX_PUBLIC_URL
         return _only_open_one(customer, client().v1.checkout.sessions.create(params))
@@ -72,8 +74,9 @@ def _require_none(read: CustomerRead) -> None:
             )
 
 
-def _has_had_trial(read: CustomerRead) -> bool:
-    return any(subscription.trial_ends_at for subscription in read.subscriptions)
+def _has_had_trial(user: User) -> bool:
+    """Also with a customer that is no more: the rows have just been brought to what Stripe says."""
+    return Subscription.objects.for_user(user).filter(trial_ends_at__isnull=False).exists()
 
 
 def _params(user: User, customer: StripeCustomer, prices: list[str], *, has_had_trial: bool) -> Any:

@@ -18,19 +18,32 @@ def customer_of(user: User) -> StripeCustomer:
     known = StripeCustomer.objects.filter(user=user).first()
     if known is not None:
         return known
+    stripe_id, email = _create(user, after="")
+    StripeCustomer.objects.bulk_create(
+        [StripeCustomer(user=user, stripe_id=stripe_id, email=email)], ignore_conflicts=True
+    )
+    return StripeCustomer.objects.get(user=user)
+
+
+def replace_customer(customer: StripeCustomer) -> StripeCustomer:
+    """Another in the place of one that somebody has deleted at Stripe. The condition of the UPDATE lets one of two at a
+    time be it, and Stripe answers both with the same."""
+    stripe_id, email = _create(customer.user, after=customer.stripe_id)
+    gone = StripeCustomer.objects.filter(pk=customer.pk, stripe_id=customer.stripe_id)
+    gone.update(stripe_id=stripe_id, email=email, checkout_session="")
+    customer.refresh_from_db()
+    return customer
+
+
+def _create(user: User, *, after: str) -> tuple[str, str]:
     params: Any = {"metadata": {"user_id": str(user.pk)}}
     if user.name:
         params["name"] = user.name
     if not user.email.endswith(PLACEHOLDER_DOMAIN):  # without an address Stripe's page asks for one
         params["email"] = user.email
-    made = client().v1.customers.create(
-        params,
-        {"idempotency_key": f"customer-{user.pk}-{_digest(f'{user.email} {user.name}')}"},
-    )
-    StripeCustomer.objects.bulk_create(
-        [StripeCustomer(user=user, stripe_id=made.id, email=made.email or "")], ignore_conflicts=True
-    )
-    return StripeCustomer.objects.get(user=user)
+    key = f"customer-{user.pk}-{_digest(f'{after} {user.email} {user.name}')}"
+    made = client().v1.customers.create(params, {"idempotency_key": key})
+    return made.id, made.email or ""
 
 
 def _digest(text: str) -> str:

@@ -34,6 +34,7 @@ class SubscriptionRead:
 
 @dataclass(frozen=True, slots=True)
 class CustomerRead:
+    deleted: bool  # by somebody at Stripe: nothing can be sold to it any more
     email: str
     subscriptions: list[SubscriptionRead]
 
@@ -43,6 +44,7 @@ def read_customer(stripe_id: str) -> CustomerRead:
     customer = client().v1.customers.retrieve(stripe_id).to_dict()
     listed = client().v1.subscriptions.list({"customer": stripe_id, "status": "all", "limit": MOST})
     return CustomerRead(
+        deleted=bool(customer.get("deleted")),
         email=customer.get("email") or "",
         subscriptions=[_subscription(subscription.to_dict()) for subscription in listed.data],
     )

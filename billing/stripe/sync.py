@@ -48,7 +48,7 @@ def apply(customer: StripeCustomer, *, ticket: int, read: CustomerRead, now: dat
         was = best_tier(known.values())
         for subscription in sorted(read.subscriptions, key=lambda each: each.created_at):
             _write(user, known.get(subscription.stripe_id), subscription, now=now)
-        _move_tier(user, was=was, read=read, ticket=ticket, now=now)
+        _move_tier(user, was=was, read=read, key=f"{row.stripe_id}:{ticket}", now=now)
         row.email, row.applied_ticket, row.synced_at = read.email, ticket, now
         row.save(update_fields=["email", "applied_ticket", "synced_at"])
     return True
@@ -83,8 +83,11 @@ def _tell_of(user: User, known: Subscription | None, read: SubscriptionRead, *, 
         note_mail(user=user, kind=MailKind.CANCELED, key=key, context=context, now=now)
 
 
-def _move_tier(user: User, *, was: str, read: CustomerRead, ticket: int, now: datetime) -> None:
-    """The tier follows what the subscriptions bring. One that an operator has set otherwise stays, unless it is lower."""
+def _move_tier(user: User, *, was: str, read: CustomerRead, key: str, now: datetime) -> None:
+    """The tier follows what the subscriptions bring. One that an operator has set otherwise stays, unless it is lower.
+
+    `key` is of this read, which is written once.
+    """
     will = best_tier(read.subscriptions)
     if will == was or (user.tier != was and rank(will) <= rank(user.tier)):
         return
@@ -95,8 +98,7 @@ def _move_tier(user: User, *, was: str, read: CustomerRead, ticket: int, now: da
         kind = MailKind.BACK_TO_FREE if ended else MailKind.DOWNGRADED
         failed = max((subscription.failed_payments for subscription in read.subscriptions), default=0)
         context = {"tier": will, "from_tier": before, "failed_payments": failed, "stopped_flows": []}
-        key = f"{kind}:{read.subscriptions[0].stripe_id}:{ticket}"
-        note_mail_of_downgrade(user=user, kind=kind, key=key, context=context, now=now)
+        note_mail_of_downgrade(user=user, kind=kind, key=f"{kind}:{key}", context=context, now=now)
 
 
 def text(moment: datetime | None) -> str | None:

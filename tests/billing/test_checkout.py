@@ -88,6 +88,25 @@ def test_the_trial_is_given_once_a_user(shop: Shop, carol: User) -> None:
     assert (again.status, again.trial_ends_at) == ("active", None)
 
 
+def test_who_was_deleted_at_stripe_buys_as_a_new_customer_without_a_second_trial(shop: Shop, carol: User) -> None:
+    from billing.stripe.client import client
+
+    shop.subscribe(carol)
+    gone = shop.customer(carol)
+    client().v1.customers.delete(gone)
+    shop.stripe.flush()
+    carol.refresh_from_db()
+    assert carol.tier == "free"
+    shop.stripe.advance(days=1)
+
+    again = shop.subscribe(carol)
+
+    assert (again.status, again.trial_ends_at) == ("active", None)
+    assert shop.customer(carol) != gone
+    carol.refresh_from_db()
+    assert carol.tier == "pro"
+
+
 def _end(shop: Shop, subscription: str) -> None:
     from billing.stripe.client import client
 
