@@ -1,5 +1,6 @@
 """Subscribing, and managing a subscription, on Stripe's own pages."""
 
+import json
 import subprocess
 import sys
 from typing import Any
@@ -10,8 +11,11 @@ from rest_framework.test import APIClient
 
 from accounts.models import User
 from billing.models import StripeCustomer, Subscription
+from billing.stripe import checkout
+from billing.stripe.client import client
 from tests.billing.shop import CHECKOUT, KEY, PORTAL, Shop
 from tests.conftest import api_as
+from tests.local_server import Received, answer, serving
 
 pytestmark = pytest.mark.django_db
 
@@ -89,8 +93,6 @@ def test_the_trial_is_given_once_a_user(shop: Shop, carol: User) -> None:
 
 
 def test_who_was_deleted_at_stripe_buys_as_a_new_customer_without_a_second_trial(shop: Shop, carol: User) -> None:
-    from billing.stripe.client import client
-
     shop.subscribe(carol)
     gone = shop.customer(carol)
     client().v1.customers.delete(gone)
@@ -108,8 +110,6 @@ def test_who_was_deleted_at_stripe_buys_as_a_new_customer_without_a_second_trial
 
 
 def _end(shop: Shop, subscription: str) -> None:
-    from billing.stripe.client import client
-
     client().v1.subscriptions.cancel(subscription)
     shop.stripe.flush()
 
@@ -149,8 +149,6 @@ def test_the_browser_comes_back_to_a_page_of_an_allowed_origin(shop: Shop, carol
 def test_a_tier_without_a_price_is_not_sold_and_one_with_a_price_is(shop: Shop, carol: User) -> None:
     answer = api_as(carol).post(CHECKOUT, {"tier": "enterprise"})
     assert (answer.status_code, answer.json()["code"]) == (409, "tier_not_sold")
-
-    from billing.stripe.client import client
 
     client().v1.prices.create(
         {
@@ -197,6 +195,34 @@ def test_the_key_is_in_no_answer_and_no_log(shop: Shop, carol: User, caplog: pyt
     answer = api_as(carol).post(CHECKOUT, {"tier": "pro"})
     assert answer.status_code == 503
     assert KEY not in caplog.text + answer.content.decode()
+
+
+def test_a_key_that_stripe_quotes_is_masked(carol: User, settings: Settings, caplog: pytest.LogCaptureFixture) -> None:
+    def quote_key(request: Received) -> bytes:
+        message = f"Invalid API Key provided: {request.headers['authorization']}"
+        return answer(401, json.dumps({"error": {"type": "invalid_request_error", "message": message}}).encode())
+
+    with serving(quote_key) as server:
+        settings.STRIPE_API_KEY, settings.STRIPE_API_BASE = KEY, server.url
+        refused = api_as(carol).post(CHECKOUT, {"tier": "pro"})
+    assert refused.status_code == 503
+    assert "Invalid API Key provided: Bearer ***" in caplog.text
+    assert KEY not in caplog.text + refused.content.decode()
+
+
+def test_of_two_checkouts_at_a_time_one_page_stays_open(shop: Shop, carol: User) -> None:
+    shop.checkout(api_as(carol))
+    late = StripeCustomer.objects.get()  # read by one of two, before the other had made its page
+    first = shop.checkout(api_as(carol))
+    params = {"mode": "subscription", "customer": late.stripe_id, "success_url": "https://shop.example"}
+    [price] = client().v1.prices.list({"lookup_keys": ["blox_pro_monthly"]}).data
+    second = client().v1.checkout.sessions.create({**params, "line_items": [{"price": price.id, "quantity": 1}]})  # type: ignore[typeddict-item]
+
+    url = checkout._only_open_one(late, second)
+
+    assert url.endswith(first)
+    opened = [session["id"] for session in shop.stripe.objects("checkout.session") if session["status"] == "open"]
+    assert opened == [first]
 
 
 @pytest.mark.once

@@ -9,6 +9,7 @@ import pytest
 from django.core.management import CommandError, call_command
 from pytest_django import Settings
 
+from billing.stripe.client import client
 from tests.billing.shop import KEY
 from tests.stripe_server import StripeServer
 
@@ -65,8 +66,6 @@ def test_a_run_that_broke_off_is_finished_by_the_next(stripe: StripeServer) -> N
 
 
 def test_a_price_that_an_operator_has_made_is_kept(stripe: StripeServer) -> None:
-    from billing.stripe.client import client
-
     client().v1.products.create({"id": "blox_pro", "name": "Ours"})
     price = {"product": "blox_pro", "currency": "eur", "unit_amount": 1_900, "recurring": {"interval": "month"}}
     client().v1.prices.create({**price, "lookup_key": "blox_pro_monthly"})  # type: ignore[typeddict-item]
@@ -88,8 +87,6 @@ def test_the_webhook_endpoint_is_made_once_and_its_secret_is_shown_then(stripe: 
 
 
 def test_an_endpoint_that_is_told_too_little_is_told_the_rest(stripe: StripeServer) -> None:
-    from billing.stripe.client import client
-
     url = "https://blox.example/webhooks/stripe"
     client().v1.webhook_endpoints.create({"url": url, "enabled_events": ["invoice.paid"]})
     assert "customer.updated" in set_up(webhook_url=url)[-1]

@@ -26,8 +26,10 @@ from billing.models import (
     SubscriptionPeriod,
 )
 from billing.stripe import services
+from billing.stripe.client import client
 from bloxserver.core.errors import NotFound
 from tests.billing.shop import KEY, Shop, opened, post
+from tests.conftest import api_as
 from tests.stripe_server import StripeServer
 
 pytestmark = pytest.mark.django_db
@@ -163,8 +165,6 @@ def test_a_deleted_users_subscription_is_ended_at_stripe_and_its_events_change_n
 
 def test_a_customers_new_address_is_known(shop: Shop, carol: User) -> None:
     shop.subscribe(carol)
-    from billing.stripe.client import client
-
     client().v1.customers.update(shop.customer(carol), {"email": "invoices@shop.example"})
     shop.stripe.flush()
     assert StripeCustomer.objects.get(user=carol).email == "invoices@shop.example"
@@ -173,7 +173,7 @@ def test_a_customers_new_address_is_known(shop: Shop, carol: User) -> None:
 # Failures. -------------------------------------------------------------------------------------------------------
 def test_an_event_that_fails_is_tried_again_later_and_says_why(shop: Shop, carol: User) -> None:
     shop.stripe.hold_webhooks()
-    shop.stripe.complete_checkout(shop.checkout(api_of(carol)))
+    shop.stripe.complete_checkout(shop.checkout(api_as(carol)))
     event = next(each for each in shop.stripe.events if each["type"] == "checkout.session.completed")
     shop.stripe.fail_next(requests=100)
     shop.stripe.deliver([event])
@@ -195,7 +195,7 @@ def test_an_event_that_fails_is_tried_again_later_and_says_why(shop: Shop, carol
 
 def test_an_event_is_given_up_in_the_end_and_an_operator_replays_it(shop: Shop, carol: User) -> None:
     shop.stripe.hold_webhooks()
-    shop.stripe.complete_checkout(shop.checkout(api_of(carol)))
+    shop.stripe.complete_checkout(shop.checkout(api_as(carol)))
     event = next(each for each in shop.stripe.events if each["type"] == "checkout.session.completed")
     shop.stripe.fail_next(requests=1_000)
     shop.stripe.deliver([event])
@@ -234,23 +234,15 @@ def test_an_operator_brings_a_user_to_what_stripe_says(shop: Shop, carol: User) 
     with pytest.raises(NoCustomer):
         services.sync_customer(user=carol, now=timezone.now())
     shop.stripe.hold_webhooks()
-    shop.stripe.complete_checkout(shop.checkout(api_of(carol)))
+    shop.stripe.complete_checkout(shop.checkout(api_as(carol)))
     services.sync_customer(user=carol, now=timezone.now())
     carol.refresh_from_db()
     assert carol.tier == Tier.PRO
 
 
-def api_of(user: User) -> Any:
-    from tests.conftest import api_as
-
-    return api_as(user)
-
-
 # Order. ----------------------------------------------------------------------------------------------------------
 def lives(shop: Shop, users: list[User]) -> None:
     """Some months of several customers: trials, payments, refusals, recoveries, ends."""
-    from billing.stripe.client import client
-
     for user in users:
         shop.subscribe_unheard(user)
     for number, user in enumerate(users):

@@ -23,12 +23,14 @@ from billing.models import (
 from billing.money import amount_text
 from billing.periods import Period, period_of
 from billing.stripe import services
+from billing.stripe.client import client
 from billing.stripe.prices import tier_of_price
 from bloxserver.core.errors import Conflict
 from executions import history, tasks
 from executions.usage import runs_of
 from flows.models import Flow, FlowStatus
 from tests.billing.shop import Shop
+from tests.conftest import api_as
 from tests.executions.factories import make_execution, make_flow
 
 pytestmark = pytest.mark.django_db
@@ -120,6 +122,51 @@ def test_runs_stay_in_their_period_when_their_executions_are_deleted(carol: User
     assert DeletedRuns.objects.filter(user=carol).count() == 2
 
 
+def sell_enterprise() -> str:
+    """As an operator would, in the dashboard."""
+    price = client().v1.prices.create(
+        {
+            "product": "blox_pro",
+            "currency": "usd",
+            "unit_amount": 99_900,
+            "recurring": {"interval": "month"},
+            "lookup_key": "blox_enterprise_monthly",
+        }
+    )
+    return price.id
+
+
+def test_an_upgrade_counts_at_once_and_a_downgrade_at_the_periods_end(shop: Shop, carol: User) -> None:
+    enterprise = sell_enterprise()
+    subscription = shop.subscribe(carol).stripe_id
+    shop.stripe.advance(days=20)
+    items = client().v1.subscription_items.list({"subscription": subscription}).data
+    monthly = next(item for item in items if item.price.lookup_key == "blox_pro_monthly")
+    client().v1.subscriptions.update(subscription, {"items": [{"id": monthly.id, "price": enterprise}]})
+    shop.stripe.flush()
+    assert tier_of(carol) == "enterprise"
+
+    schedule = client().v1.subscription_schedules.create({"from_subscription": subscription})
+    paid = schedule.phases[0].to_dict()
+    overage = next(item.price.id for item in items if item.id != monthly.id)
+    phases: Any = [
+        {**{name: paid[name] for name in ("start_date", "end_date")}, "items": with_overage(enterprise, overage)},
+        {"items": with_overage(monthly.price.id, overage), "duration": {"interval": "month", "interval_count": 1}},
+    ]
+    client().v1.subscription_schedules.update(schedule.id, {"phases": phases})
+    services.sync_customer(user=carol, now=shop.now)
+    assert (Subscription.objects.get().pending_tier, tier_of(carol)) == ("pro", "enterprise")
+
+    shop.stripe.advance(days=31)
+    assert (Subscription.objects.get().pending_tier, tier_of(carol)) == ("", "pro")
+    tasks.review_flow_caps()
+    assert mail(carol, "downgraded")["from_tier"] == "enterprise"
+
+
+def with_overage(price: str, overage: str) -> list[dict[str, Any]]:
+    return [{"price": price, "quantity": 1}, {"price": overage}]
+
+
 # Failed payments. ------------------------------------------------------------------------------------------------
 def test_a_failed_payment_is_mailed_softly_then_with_a_warning_and_the_third_takes_the_tier(
     shop: Shop, carol: User
@@ -162,8 +209,6 @@ def past_due(shop: Shop, user: User) -> None:
 
 
 def test_a_later_payment_brings_the_tier_back(shop: Shop, carol: User) -> None:
-    from billing.stripe.client import client
-
     past_due(shop, carol)
     assert Subscription.objects.get().status == "past_due"
     assert period_of(user=User.objects.get(pk=carol.pk), now=shop.now).starts_at.day == 1  # free: by the month
@@ -311,12 +356,12 @@ def test_flows_over_the_cap_cannot_be_started_again(carol: User) -> None:
     set_tier(user=carol, tier=Tier.FREE)
     tasks.review_flow_caps()
 
-    refused = _api(carol).post(f"/api/v1/flows/{one.pk}/start")
+    refused = api_as(carol).post(f"/api/v1/flows/{one.pk}/start")
 
     assert (refused.status_code, refused.json()["code"]) == (402, "flow_limit_reached")
-    assert _api(carol).post(f"/api/v1/flows/{two.pk}/start").status_code == 200  # it runs: that deploys it anew
-    assert _api(carol).post(f"/api/v1/flows/{two.pk}/stop").status_code == 200
-    assert _api(carol).post(f"/api/v1/flows/{one.pk}/start").status_code == 200
+    assert api_as(carol).post(f"/api/v1/flows/{two.pk}/start").status_code == 200  # it runs: that deploys it anew
+    assert api_as(carol).post(f"/api/v1/flows/{two.pk}/stop").status_code == 200
+    assert api_as(carol).post(f"/api/v1/flows/{one.pk}/start").status_code == 200
 
 
 # Money. ----------------------------------------------------------------------------------------------------------
@@ -339,8 +384,6 @@ def test_amounts_are_shown_in_their_currency(amount: int, currency: str, shown: 
 
 
 def test_a_mail_about_yen_has_no_hundredths(shop: Shop, carol: User) -> None:
-    from billing.stripe.client import client
-
     client().v1.prices.create(
         {
             "product": "blox_pro",
@@ -350,14 +393,8 @@ def test_a_mail_about_yen_has_no_hundredths(shop: Shop, carol: User) -> None:
             "lookup_key": "blox_enterprise_monthly",
         }
     )
-    shop.stripe.complete_checkout(shop.checkout(_api(carol), tier="enterprise"))
+    shop.stripe.complete_checkout(shop.checkout(api_as(carol), tier="enterprise"))
     shop.stripe.advance(days=15)
     paid = mail(carol, "converted")
     assert (paid["amount"], paid["currency"]) == ("4400", "JPY")
     assert StripeCustomer.objects.get().synced_at is not None
-
-
-def _api(user: User) -> Any:
-    from tests.conftest import api_as
-
-    return api_as(user)
