@@ -214,9 +214,15 @@ def test_of_two_checkouts_at_a_time_one_page_stays_open(shop: Shop, carol: User)
     shop.checkout(api_as(carol))
     late = StripeCustomer.objects.get()  # read by one of two, before the other had made its page
     first = shop.checkout(api_as(carol))
-    params = {"mode": "subscription", "customer": late.stripe_id, "success_url": "https://shop.example"}
     [price] = client().v1.prices.list({"lookup_keys": ["blox_pro_monthly"]}).data
-    second = client().v1.checkout.sessions.create({**params, "line_items": [{"price": price.id, "quantity": 1}]})  # type: ignore[typeddict-item]
+    second = client().v1.checkout.sessions.create(
+        {
+            "mode": "subscription",
+            "customer": late.stripe_id,
+            "success_url": "https://shop.example",
+            "line_items": [{"price": price.id, "quantity": 1}],
+        }
+    )
 
     url = checkout._only_open_one(late, second)
 
