@@ -9,6 +9,7 @@ import pytest
 from django.core.management import CommandError, call_command
 from pytest_django import Settings
 
+from billing.checks import check_stripe
 from billing.stripe.client import client
 from tests.billing.shop import KEY
 from tests.stripe_server import StripeServer
@@ -106,3 +107,11 @@ def test_a_refused_key_is_said_without_being_shown(stripe: StripeServer) -> None
         set_up()
     assert "AuthenticationError" in str(refusal.value)
     assert KEY not in str(refusal.value)
+
+
+def test_a_key_without_a_webhook_secret_is_warned_of(settings: Settings) -> None:
+    settings.STRIPE_API_KEY, settings.STRIPE_WEBHOOK_SECRET = KEY, ""
+    [warning] = check_stripe()
+    assert (warning.id, KEY in str(warning)) == ("blox.W002", False)
+    settings.STRIPE_WEBHOOK_SECRET = "whsec_1"
+    assert check_stripe() == []
