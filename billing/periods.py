@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from accounts.models import Tier, User
 from billing.models import SubscriptionPeriod
@@ -53,6 +54,8 @@ def keep_period(*, user: User, starts_at: datetime, ends_at: datetime, tier: str
     known.filter(starts_at__lt=starts_at, ends_at__gt=starts_at).update(ends_at=starts_at)
     if ends_at <= starts_at:
         return
-    fields = {"ends_at": ends_at, "tier": tier, "trial": trial}
+    fields: dict[str, Any] = {"ends_at": ends_at, "tier": tier, "trial": trial}
+    if trial:
+        fields["count_due_at"] = None  # it may have become one: a trial can be given later
     if not known.filter(starts_at=starts_at).update(**fields):
-        SubscriptionPeriod.objects.create(user=user, starts_at=starts_at, count_due_at=None if trial else now, **fields)
+        SubscriptionPeriod.objects.create(user=user, starts_at=starts_at, **{"count_due_at": now, **fields})

@@ -15,7 +15,7 @@ MOST = 100  # of a customer's subscriptions, the newest first; older ones have l
 
 @dataclass(frozen=True, slots=True)
 class SubscriptionRead:
-    """The fields of `Subscription` that are Stripe's. `trial_starts_at` is beside them: it tells a trial's period."""
+    """The fields of `Subscription` that are Stripe's."""
 
     stripe_id: str
     status: str
@@ -23,13 +23,18 @@ class SubscriptionRead:
     price_lookup_key: str
     period_start: datetime | None
     period_end: datetime | None
-    trial_starts_at: datetime | None
     trial_ends_at: datetime | None
     cancel_at: datetime | None
     ended_at: datetime | None
     pending_tier: str
     failed_payments: int
     created_at: datetime
+
+    @property
+    def is_trial_period(self) -> bool:
+        """Whether the period that is under way, or was the last, belongs to the trial."""
+        start, end = self.period_start, self.trial_ends_at
+        return start is not None and end is not None and start < end
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +68,6 @@ def _subscription(data: Mapping[str, Any]) -> SubscriptionRead:
         price_lookup_key=item.get("price", {}).get("lookup_key") or "",
         period_start=start,
         period_end=end,
-        trial_starts_at=moment(data.get("trial_start")),
         trial_ends_at=moment(data.get("trial_end")),
         cancel_at=None if ended_at else cancel_at,
         ended_at=ended_at,

@@ -56,7 +56,6 @@ def apply(customer: StripeCustomer, *, ticket: int, read: CustomerRead, now: dat
 
 def _write(user: User, known: Subscription | None, read: SubscriptionRead, *, now: datetime) -> None:
     fields = asdict(read)
-    trial_starts_at = fields.pop("trial_starts_at")
     Subscription.objects.update_or_create(
         stripe_id=fields.pop("stripe_id"), defaults={**fields, "user": user, "synced_at": now}
     )
@@ -66,7 +65,7 @@ def _write(user: User, known: Subscription | None, read: SubscriptionRead, *, no
             starts_at=read.period_start,
             ends_at=min(filter(None, (read.period_end, read.ended_at))),
             tier=read.tier,
-            trial=trial_starts_at == read.period_start,
+            trial=read.is_trial_period,
             now=now,
         )
     _tell_of(user, known, read, now=now)
