@@ -28,6 +28,11 @@ class Period:
 
 def period_of(*, user: User, now: datetime) -> Period:
     """The one of `now`: the calendar month, in UTC."""
+    return calendar_month(now)
+
+
+def calendar_month(now: datetime) -> Period:
+    """The month of `now`, in UTC: also the period of whoever is refused at a cap, since `RunBudget` counts by it."""
     month = month_of(now)
     return Period(month_starts_at(month), month_resets_at(month))
 
