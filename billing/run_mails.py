@@ -42,12 +42,8 @@ def _composed(notice: RunNotice) -> EmailMessage:
 
 def _what_then(notice: RunNotice, limits: Limits) -> str:
     """What happens at 100 %: now, or when it is reached."""
-    when = "" if notice.percent == Percent.STOP else "Once all are used, "
-    if limits.refused_over_runs:
-        refused = (
-            f"{when}new executions are refused until {notice.period_end:%Y-%m-%d}; a higher tier lifts that at once."
-        )
-        return refused[0].upper() + refused[1:]
     price = f", at ${limits.overage_price:.2f} for each 1,000 runs" if limits.overage_price else ""
-    going_on = f"{when}your flows go on{price}."
-    return going_on[0].upper() + going_on[1:]
+    what = f"your flows go on{price}."
+    if limits.refused_over_runs:
+        what = f"new executions are refused until {notice.period_end:%Y-%m-%d}; a higher tier lifts that at once."
+    return what[0].upper() + what[1:] if notice.percent == Percent.STOP else f"Once all are used, {what}"

@@ -2,7 +2,8 @@
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from threading import Event
+from datetime import UTC, datetime
+from threading import Barrier, Event
 from typing import Any
 
 import pytest
@@ -11,10 +12,13 @@ from django.db import connection, transaction
 from django.utils import timezone
 
 from accounts.models import Tier, User
-from billing.models import DeletedRuns, RunBudget
+from billing.models import DeletedRuns, RunBudget, RunNotice
+from billing.periods import period_of
 from executions.history import delete_some_of_flow
 from executions.models import Execution
 from executions.services import accept_execution
+from executions.usage.notices import notice_runs
+from executions.usage.recount import recount
 from tests.conftest import api_as
 from tests.executions.factories import make_flow
 
@@ -22,6 +26,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 MOST_RUNS = 450  # of each of two who accept: together less than the free tier has
 COUNTS = 25
+NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 
 
 def in_thread(work: Callable[[], Any]) -> Callable[[], Any]:
@@ -116,3 +121,42 @@ def test_runs_that_are_deleted_right_after_executions_are_read_are_counted_once(
         shown = api_as(alice).get(path).json()
 
     assert (len(read), Execution.objects.count(), runs(shown)) == (1, 0, 3)
+
+
+def test_a_recount_finds_no_difference_while_runs_are_accepted(alice: User) -> None:
+    User.objects.filter(pk=alice.pk).update(tier=Tier.FREE)
+    alice.refresh_from_db()
+    flow, over = make_flow(alice), Event()
+
+    def accept() -> int:
+        accepted = 0
+        while not over.is_set() and accepted < MOST_RUNS:
+            accept_execution(flow=flow, trigger_type="manual", now=timezone.now())
+            accepted += 1
+        return accepted
+
+    with ThreadPoolExecutor(2) as pool:
+        accepting = [pool.submit(in_thread(accept)) for _ in range(2)]
+        try:
+            period = period_of(user=alice, now=timezone.now())
+            found = [list(recount(user=alice, period=period)) for _ in range(COUNTS)]
+        finally:
+            over.set()
+        accepted = sum(future.result(timeout=60) for future in accepting)
+
+    assert (found, accepted > 0) == ([[]] * COUNTS, True)
+
+
+def test_of_many_who_notice_at_the_same_time_one_tells(alice: User) -> None:
+    DeletedRuns.objects.create(user=alice, starts_at=NOW.replace(hour=0), runs=100_000)
+    together = Barrier(4)
+
+    def notice() -> None:
+        together.wait(timeout=20)
+        notice_runs(now=NOW)
+
+    with ThreadPoolExecutor(4) as pool:
+        for future in [pool.submit(in_thread(notice)) for _ in range(4)]:
+            future.result(timeout=60)
+
+    assert list(RunNotice.objects.values_list("percent", flat=True)) == [100]
