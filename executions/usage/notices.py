@@ -8,11 +8,10 @@ from datetime import datetime, timedelta
 from uuid import UUID
 
 from django.conf import settings
-from django.db.models import Exists, OuterRef, Q, QuerySet, Subquery
+from django.db.models import OuterRef, Q, QuerySet, Subquery
 
 from accounts.models import User
 from billing.models import DeletedRuns, RunBudget, RunNotice
-from billing.models.budgets import Percent
 from billing.months import month_of
 from billing.periods import calendar_month, period_of
 from billing.runs import percent_passed
@@ -28,10 +27,10 @@ def notice_runs(*, now: datetime, together: int = TOGETHER) -> None:
     """Note the mails that are due to the users whose turn it is. The unique constraint lets one of many note each."""
     users = list(User.objects.filter(pk__in=_whose_turn(now, together)))
     budgets = RunBudget.objects.filter(user__in=users, period_start=month_of(now)).values_list("user", "runs")
-    told = RunNotice.objects.filter(user__in=users, period_end__gt=now).values_list("user", "percent")
+    told = RunNotice.objects.filter(user__in=users, period_end__gt=now).values_list("user", "period_start", "percent")
     reserved, told_of = dict(budgets), set(told)
     notices = [notice for user in users if (notice := _notice(user, reserved.get(user.pk, 0), now))]
-    new = [notice for notice in notices if (notice.user_id, notice.percent) not in told_of]
+    new = [notice for notice in notices if (notice.user_id, notice.period_start, notice.percent) not in told_of]
     RunNotice.objects.bulk_create(new, ignore_conflicts=True)
 
 
@@ -43,12 +42,11 @@ def _whose_turn(now: datetime, together: int) -> list[UUID]:
 
 
 def _worth_a_look(now: datetime) -> "QuerySet[User, UUID]":
-    """Those who have run something lately, and have not been told of 100 %. One look into an index for each user's latest."""
+    """Those who have run something lately: one look into an index for each user's latest."""
     executions = Execution.objects.filter(user=OuterRef("pk")).order_by("-started_at", "-id")
     deleted = DeletedRuns.objects.filter(user=OuterRef("pk")).order_by("-starts_at")
-    all_told = RunNotice.objects.filter(user=OuterRef("pk"), percent=Percent.STOP, period_end__gt=now)
     since = now - LONGEST_PERIOD
-    users = User.objects.filter(~Exists(all_told), is_active=True).annotate(
+    users = User.objects.filter(is_active=True).annotate(
         latest=Subquery(executions.values("started_at")[:1]), latest_deleted=Subquery(deleted.values("starts_at")[:1])
     )
     recent = users.filter(Q(latest__gte=since) | Q(latest_deleted__gte=since))
