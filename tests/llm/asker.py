@@ -18,6 +18,7 @@ django.setup()
 
 from django.conf import settings  # noqa: E402
 
+from bloxserver.core.loops import background_done  # noqa: E402
 from llm.ask import ask  # noqa: E402
 from llm.errors import ModelError  # noqa: E402
 from llm.exchange import Caller, Endpoint  # noqa: E402
@@ -37,6 +38,7 @@ async def serve(redis_url: str, endpoints: list[Endpoint]) -> None:
             said = [[hop.provider, hop.outcome] for hop in answer.path]
         except ModelError as error:
             said = {"error": error.message}
+        await background_done()  # what the breaker is told is told behind the answer
         print(json.dumps(said), flush=True)
     await shared.close()
 
