@@ -6,6 +6,7 @@ from django.forms import ModelForm
 from django.http import HttpRequest, HttpResponse
 from django.utils import timezone
 
+from billing import admin_run_notices  # noqa: F401 - registers it
 from billing.forms import BudgetForm
 from billing.metering.budgets import count_from_usage, delete_budget, update_budget
 from billing.metering.settling import ADDED

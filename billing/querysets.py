@@ -10,7 +10,14 @@ from django.db.models import Prefetch, Q
 
 if TYPE_CHECKING:
     from accounts.models import User
-    from billing.models import Budget, BudgetNotice, BudgetPeriod, BudgetReservation, LlmUsage  # noqa: F401 - in strings
+    from billing.models import (  # noqa: F401 - in strings
+        Budget,
+        BudgetNotice,
+        BudgetPeriod,
+        BudgetReservation,
+        LlmUsage,
+        RunNotice,
+    )
 
 
 class BudgetQuerySet(models.QuerySet["Budget"]):
@@ -41,6 +48,11 @@ class BudgetReservationQuerySet(models.QuerySet["BudgetReservation"]):
 
 
 class BudgetNoticeQuerySet(models.QuerySet["BudgetNotice"]):
+    def due(self, now: datetime) -> Self:
+        return self.filter(due_at__lte=now)
+
+
+class RunNoticeQuerySet(models.QuerySet["RunNotice"]):
     def due(self, now: datetime) -> Self:
         return self.filter(due_at__lte=now)
 

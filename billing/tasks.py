@@ -3,17 +3,25 @@
 from celery import shared_task
 from django.utils import timezone
 
+from billing import run_mails
 from billing.dispatch import Job
 from billing.metering import housekeeping, mails
 from bloxserver.core.background import Background
+
+MAILS = (mails, run_mails)
 
 
 @shared_task(name=Job.KEEP_BUDGETS, ignore_result=True)
 def keep_budgets() -> None:
     now = timezone.now()
     housekeeping.keep_budgets(now=now)
-    if mails.is_any_due(now=now):
+    if any(kind.is_any_due(now=now) for kind in MAILS):
         _mails.start()  # the clock must tick on, however slow the mail server is
 
 
-_mails = Background(mails.send_due_mails, "billing-mails")
+def _send_due_mails() -> None:
+    for kind in MAILS:
+        kind.send_due_mails()
+
+
+_mails = Background(_send_due_mails, "billing-mails")

@@ -32,6 +32,7 @@ class Job(StrEnum):
     OPERATE = "executions.work_operations"
     PRUNE = "executions.prune_history"
     FAILURES = "executions.failures"
+    NOTICE_RUNS = "executions.notice_runs"
 
 
 def ring_bell() -> None:

@@ -1,7 +1,7 @@
 """What a user has used, and what it may not pass."""
 
 from billing.models.budgets import Budget, BudgetNotice, BudgetPeriod, BudgetReservation
-from billing.models.runs import DeletedRuns, RunBudget
+from billing.models.runs import DeletedRuns, RunBudget, RunNotice
 from billing.models.usage import LlmUsage, SettledCall
 
 __all__ = [
@@ -12,5 +12,6 @@ __all__ = [
     "DeletedRuns",
     "LlmUsage",
     "RunBudget",
+    "RunNotice",
     "SettledCall",
 ]
