@@ -13,7 +13,7 @@ from triggers.errors import InvalidTriggerConfig
 from triggers.signatures import Scheme
 
 Method = Literal["POST", "GET", "PUT", "PATCH", "DELETE"]
-MAX_WAIT = 60  # seconds; the highest tier's, each tier caps it further when a call comes in
+MAX_WAIT = 60  # seconds; the highest tier's, each user's limit caps it further when a call comes in
 
 
 class _Config(BaseModel):
