@@ -149,9 +149,10 @@ def test_all_but_what_makes_a_tier_can_be_set() -> None:
 @pytest.mark.parametrize("limit", SETTABLE)
 def test_the_database_takes_both_ends_of_each_range_and_nothing_beyond(alice: User, limit: str) -> None:
     of = SETTABLE[limit]
-    for value in (of.least, of.most):
-        give(alice, limit, value).delete()
-    for value in (of.least - 1, of.most + 1, None):
+    for end in (of.least, of.most):
+        give(alice, limit, end).delete()
+    beyond: list[int | None] = [of.least - 1, of.most + 1, None]
+    for value in beyond:
         if value is None and of.may_be_unlimited:
             give(alice, limit, value).delete()
             continue
