@@ -70,7 +70,7 @@ SETTABLE: dict[str, Settable] = {
     "flows": Settable("flows", 0, MANY),
     "runs_per_month": Settable("runs a month", 0, MANY, may_be_unlimited=True),
     "concurrent_executions": Settable("executions at once", 1, 100_000),  # with none, what is accepted would never run
-    "execution_seconds": Settable("seconds of work an execution", 1, 2_592_000),
+    "execution_seconds": Settable("seconds of work an execution", 1, 21_600),  # no flow can ask for more
     "triggers_per_flow": Settable("triggers a flow", 0, MANY),
     "history_days": Settable("history kept, days", 1, 36_500),
     "api_requests_per_minute": Settable("API requests a minute", 1, MANY),

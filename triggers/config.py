@@ -40,7 +40,9 @@ class WebhookConfig(_Config):
     type: Literal["webhook"] = "webhook"
     methods: list[Method] = Field(default=["POST"], min_length=1, max_length=5)
     respond: Literal["accepted", "result"] = "accepted"
-    wait: float | None = Field(default=None, gt=0, le=MAX_WAIT, description="Seconds; by default what the tier allows.")
+    wait: float | None = Field(
+        default=None, gt=0, le=MAX_WAIT, description="Seconds; by default as many as your limit allows."
+    )
     signature: SignatureConfig | None = None
 
     @model_validator(mode="after")

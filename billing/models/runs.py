@@ -1,4 +1,4 @@
-"""What a user has used of the runs that the tier allows."""
+"""What a user has used of the runs of a month."""
 
 from django.conf import settings
 from django.db import models
