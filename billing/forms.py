@@ -24,7 +24,7 @@ class LimitOverrideForm(forms.ModelForm):
     class Meta:
         model = LimitOverride
         fields = ("limit", "value", "expires_at", "reason")
-        widgets = {"reason": forms.Textarea(attrs={"rows": 2, "cols": 30})}
+        widgets = {"reason": forms.Textarea(attrs={"rows": 2, "cols": 24})}
 
     def clean(self) -> dict[str, Any]:
         """The user is no field of the form, so Django leaves the constraint that has it to the database."""

@@ -18,7 +18,7 @@ from billing.forms import LimitOverrideForm
 from billing.limit_table import limit_table
 from billing.models import Customer, LimitOverride, RunBudget
 from billing.months import month_of
-from bloxserver.core.admin import ButtonsAdmin, HistoryAdmin, change_link
+from bloxserver.core.admin import ButtonsAdmin, HistoryAdmin, change_link, two_lines
 
 
 class LimitOverrideInline(admin.TabularInline):
@@ -32,9 +32,9 @@ class LimitOverrideInline(admin.TabularInline):
     verbose_name_plural = "limits of this customer's own"
 
     @admin.display(description="set by")
-    def set_by(self, override: LimitOverride) -> str:
+    def set_by(self, override: LimitOverride) -> SafeString | str:
         """Empty for one that is being added."""
-        return f"{override.created_by or '-'}, {override.created_at:%Y-%m-%d}" if override.pk else ""
+        return "" if override._state.adding else _set_by(override)
 
 
 @admin.register(Customer)
@@ -135,13 +135,21 @@ class CustomerAdmin(ButtonsAdmin):
 class LimitOverrideAdmin(HistoryAdmin):
     """What is set for whom, across all customers; it is edited on the customer's page."""
 
-    list_display = ("limit", "customer", "value", "expires_at", "reason", "created_by", "created_at")
+    list_display = ("__str__", "customer", "expires_at", "reason", "set_by")
     list_select_related = ("user", "created_by")
     list_filter = ("limit", "expires_at")
     search_fields = ("user__email", "=user__id", "reason")
     search_help_text = "The customer's e-mail or id, or the reason"
-    fields = readonly_fields = ("id", "customer", *list_display[:1], *list_display[2:])
+    fields = readonly_fields = ("id", "customer", "limit", "value", "expires_at", "reason", "created_by", "created_at")
 
     @admin.display(description="customer", ordering="user__email")
     def customer(self, override: LimitOverride) -> SafeString | str:
         return change_link("billing_customer", override.user_id, override.user)
+
+    @admin.display(description="set by", ordering="created_at")
+    def set_by(self, override: LimitOverride) -> SafeString:
+        return _set_by(override)
+
+
+def _set_by(override: LimitOverride) -> SafeString:
+    return two_lines(f"{override.created_at:%Y-%m-%d}", override.created_by or "-")
