@@ -63,12 +63,18 @@ class UserAdmin(ButtonsAdmin, DjangoUserAdmin):
 
     def links(self, obj: User) -> dict[str, str]:
         return {
+            "Limits": reverse("admin:billing_customer_change", args=[obj.pk]),
             "Flows": f"{reverse('admin:flows_flow_changelist')}?user__id__exact={obj.pk}",
             "Executions": f"{reverse('admin:executions_execution_changelist')}?user__id__exact={obj.pk}",
             "Budgets": f"{reverse('admin:billing_budget_changelist')}?user__id__exact={obj.pk}",
             "Model usage": f"{reverse('admin:billing_llmusage_changelist')}?user__id__exact={obj.pk}",
             "Model cache": f"{reverse('admin:llm_cacheuse_changelist')}?user__id__exact={obj.pk}",
         }
+
+    def save_model(self, request: HttpRequest, obj: User, form: Any, change: bool) -> None:
+        if change and "tier" in form.changed_data:
+            set_tier(user=obj, tier=obj.tier)
+        super().save_model(request, obj, form, change)
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         """A user is deactivated, not deleted: their flows, triggers and history hang on the row."""

@@ -15,7 +15,7 @@ from django.utils import timezone
 
 from accounts import clerk
 from accounts.models import WEB_ADDRESS, AccessToken, Scope, Tier, User
-from accounts.signals import user_deleted
+from accounts.signals import tier_changed, user_deleted
 from bloxserver.core.errors import InvalidInput
 
 logger = logging.getLogger(__name__)
@@ -88,10 +88,15 @@ def sign_in_name(request: Any, credentials: Mapping[str, Any] | None) -> str | N
 
 
 def set_tier(*, user: User, tier: str) -> None:
-    """Raises `InvalidInput` for an unknown tier."""
+    """Put the user on the tier, and tell those who count by it. Raises `InvalidInput` for an unknown tier.
+
+    Of several at once that set the same, the condition of the UPDATE makes one the change.
+    """
     if tier not in Tier.values:
         raise InvalidInput(f"There is no tier {tier!r}: choose one of {', '.join(Tier.values)}.")
-    User.objects.filter(pk=user.pk).update(tier=tier)
+    with transaction.atomic():
+        if User.objects.filter(pk=user.pk).exclude(tier=tier).update(tier=tier):
+            tier_changed.send(sender=User, user=user)
     user.tier = tier
 
 

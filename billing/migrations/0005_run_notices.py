@@ -10,7 +10,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('billing', '0003_deleted_runs'),
+        ('billing', '0004_limit_overrides'),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]
 

@@ -1,4 +1,4 @@
-"""What a user has used of the runs that the tier allows."""
+"""What a user has used of the runs of a month."""
 
 from typing import ClassVar
 
@@ -15,7 +15,8 @@ from bloxserver.core.outbox import Mail
 class RunBudget(models.Model):
     """How many executions a user has had accepted in a calendar month (UTC).
 
-    Only tiers that are refused at their cap keep one: the row is the lock that makes the cap exact.
+    Only tiers that are refused at their cap keep one: the row is the lock that makes the cap exact. On another tier it goes,
+    and the first acceptance after the way back counts anew.
     """
 
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)

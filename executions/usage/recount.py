@@ -58,13 +58,11 @@ def recount(*, user: User, period: Period, fix: bool = False) -> Iterator[Differ
 
 def _recount_runs(user: User, month: Period, *, fix: bool) -> Iterator[Difference]:
     """The budget of runs against the executions. All who accept wait for the row's lock meanwhile: of what they have
-    counted, nothing is uncommitted."""
+    counted, nothing is uncommitted. Where there is none, the next acceptance makes it, and counts these executions."""
     if not limits_of(user).refused_over_runs:
         return
     key = {"user": user, "period_start": month_of(month.starts_at)}
     with transaction.atomic():
-        if runs_of(user, month):
-            RunBudget.objects.bulk_create([RunBudget(**key)], ignore_conflicts=True)
         budget = RunBudget.objects.select_for_update(of=("self",)).filter(**key).first()
         if budget is None or (runs := runs_of(user, month)) == budget.runs:
             return

@@ -20,7 +20,7 @@ class UsageView(GenericAPIView[Any]):
 
     @extend_schema(operation_id="getUsage")
     def get(self, request: Request) -> Response:
-        """What you have used this month (UTC), beside what your tier allows. `/usage/llm` has the calls of models by day
+        """What you have used this month (UTC), beside your limits. `/usage/llm` has the calls of models by day
         and of other months, `/usage/daily` runs and calls by day, `/usage/history` past periods."""
         return Response(self.get_serializer(counting.dashboard(user=user_of(request), now=timezone.now())).data)
 
