@@ -4,7 +4,7 @@
 
 VENV := .venv
 PYTHON := $(VENV)/bin/python
-PIP := $(PYTHON) -m pip -qq --disable-pip-version-check --no-input install --no-warn-script-location --require-hashes
+PIP := $(PYTHON) -m pip -qq --disable-pip-version-check --no-input install --no-warn-script-location --no-compile --require-hashes
 
 help:
 	@echo "make run           the server on http://127.0.0.1:8000, with a demo flow (PORT=9000 make run)"

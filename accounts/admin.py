@@ -63,6 +63,7 @@ class UserAdmin(ButtonsAdmin, DjangoUserAdmin):
 
     def links(self, obj: User) -> dict[str, str]:
         return {
+            "Limits": reverse("admin:billing_customer_change", args=[obj.pk]),
             "Flows": f"{reverse('admin:flows_flow_changelist')}?user__id__exact={obj.pk}",
             "Executions": f"{reverse('admin:executions_execution_changelist')}?user__id__exact={obj.pk}",
             "Budgets": f"{reverse('admin:billing_budget_changelist')}?user__id__exact={obj.pk}",

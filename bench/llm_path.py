@@ -31,7 +31,7 @@ from openai import AsyncOpenAI  # noqa: E402
 
 from llm import wire  # noqa: E402
 from llm.ask import ask  # noqa: E402
-from llm.exchange import Caller, Endpoint, Request, UserMessage  # noqa: E402
+from llm.exchange import Allowance, Caller, Endpoint, Request, UserMessage  # noqa: E402
 from llm.path.shared import Shared  # noqa: E402
 
 REDIS_URL = os.environ.get("BLOX_BENCH_REDIS_URL", "redis://127.0.0.1:6379/9")
@@ -45,7 +45,7 @@ Way = Callable[[int], Awaitable[object]]
 def ways(url: str, client: AsyncOpenAI, stores: dict[str, Shared]) -> dict[str, Way]:
     """By name: how a request, which has a number, is made."""
     endpoint = Endpoint("1", "openai", "openai", MODEL, f"{url}/v1", "sk-bench", concurrency=CONCURRENCY)
-    caller = Caller(uuid4(), "high_frequency")
+    caller = Caller(uuid4(), "high_frequency", Allowance("high_frequency tier", 10_000, 10_000_000, 500))
 
     def request(number: int, temperature: float | None = None) -> Request:
         return Request(MODEL, (UserMessage(f"{QUESTION} {number}"),), max_tokens=10, temperature=temperature)

@@ -5,4 +5,4 @@ class BillingConfig(AppConfig):
     name = "billing"
 
     def ready(self) -> None:
-        from billing import checks, subscription_receivers  # noqa: F401 - registers them
+        from billing import checks, receivers, subscription_receivers  # noqa: F401 - registers them

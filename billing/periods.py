@@ -1,12 +1,15 @@
 """The periods by which a user's usage is counted."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
 
 from accounts.models import Tier, User
 from billing.models import SubscriptionPeriod
 from billing.months import month_of, month_resets_at, month_starts_at
+
+MOMENT = timedelta(microseconds=1)  # the least that tells two moments apart
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,6 +18,14 @@ class Period:
 
     starts_at: datetime
     ends_at: datetime
+
+    @property
+    def days(self) -> tuple[date, date]:
+        """The first and the last day (UTC) that belong to it: those that begin in it.
+
+        What is on record by whole days thus belongs to one period, also where periods meet within a day.
+        """
+        return _day_from(self.starts_at), _day_from(self.ends_at) - timedelta(days=1)
 
 
 def period_of(*, user: User, now: datetime) -> Period:
@@ -25,17 +36,18 @@ def period_of(*, user: User, now: datetime) -> Period:
     above it cost a query, of a few rows by their index.
     """
     month = calendar_month(now)
-    if user.tier == Tier.FREE:
-        return month
-    known = SubscriptionPeriod.objects.filter(user=user, starts_at__lt=month.ends_at, ends_at__gt=month.starts_at)
-    periods = [Period(*bounds) for bounds in known.order_by("-starts_at").values_list("starts_at", "ends_at")]
-    for period in periods:  # of two that overlap, as two subscriptions' may, the later
-        if period.starts_at <= now < period.ends_at:
-            return period
-    return Period(
-        max([month.starts_at, *(period.ends_at for period in periods if period.ends_at <= now)]),
-        min([month.ends_at, *(period.starts_at for period in periods if period.starts_at > now)]),
-    )
+    return _period(now, _known(user, month.starts_at, month.ends_at))
+
+
+def periods_of(*, user: User, until: datetime, since: datetime) -> Iterator[Period]:
+    """The one of `until` and those before it, back to the one of `since`: newest first, each beginning where the one after
+    it ended. One query."""
+    known = _known(user, calendar_month(since).starts_at, calendar_month(until).ends_at)
+    period = _period(until, known)
+    yield period
+    while period.starts_at > since:
+        period = _period(period.starts_at - MOMENT, known)
+        yield period
 
 
 def calendar_month(now: datetime) -> Period:
@@ -59,3 +71,28 @@ def keep_period(*, user: User, starts_at: datetime, ends_at: datetime, tier: str
         fields["count_due_at"] = None  # it may have become one: a trial can be given later
     if not known.filter(starts_at=starts_at).update(**fields):
         SubscriptionPeriod.objects.create(user=user, starts_at=starts_at, **{"count_due_at": now, **fields})
+
+
+def _known(user: User, since: datetime, until: datetime) -> list[Period]:
+    """The periods of the user's subscriptions that lie in this time, also in part, the latest first."""
+    if user.tier == Tier.FREE:
+        return []
+    rows = SubscriptionPeriod.objects.filter(user=user, starts_at__lt=until, ends_at__gt=since)
+    return [Period(*bounds) for bounds in rows.order_by("-starts_at").values_list("starts_at", "ends_at")]
+
+
+def _period(now: datetime, known: Sequence[Period]) -> Period:
+    for period in known:  # of two that overlap, as two subscriptions' may, the later
+        if period.starts_at <= now < period.ends_at:
+            return period
+    month = calendar_month(now)
+    return Period(
+        max([month.starts_at, *(period.ends_at for period in known if period.ends_at <= now)]),
+        min([month.ends_at, *(period.starts_at for period in known if period.starts_at > now)]),
+    )
+
+
+def _day_from(moment: datetime) -> date:
+    """The first day that begins at `moment` or after it."""
+    day = moment.astimezone(UTC).date()
+    return day if datetime.combine(day, time.min, UTC) == moment else day + timedelta(days=1)

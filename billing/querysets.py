@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         FlowCapReview,
         LlmUsage,
         OverageReport,
+        RunNotice,
         StripeEvent,
         Subscription,
         SubscriptionPeriod,
@@ -53,6 +54,11 @@ class BudgetReservationQuerySet(models.QuerySet["BudgetReservation"]):
 
 
 class BudgetNoticeQuerySet(models.QuerySet["BudgetNotice"]):
+    def due(self, now: datetime) -> Self:
+        return self.filter(due_at__lte=now)
+
+
+class RunNoticeQuerySet(models.QuerySet["RunNotice"]):
     def due(self, now: datetime) -> Self:
         return self.filter(due_at__lte=now)
 

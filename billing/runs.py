@@ -12,6 +12,7 @@ from django.db.models import F
 
 from accounts.models import User
 from billing.models import DeletedRuns, SubscriptionPeriod
+from billing.models.budgets import Percent
 from billing.periods import Period
 from billing.services import limits_of
 
@@ -40,6 +41,11 @@ def run_usage(*, user: User, runs: int, period: Period, now: datetime) -> RunUsa
         overage=over * limits.overage_price / 1_000,
         days_remaining=-((now - period.ends_at) // timedelta(days=1)),
     )
+
+
+def percent_passed(runs: int, limit: int) -> int | None:
+    """Of `Percent`, the highest that `runs` have reached of `limit`."""
+    return max((percent for percent in Percent.values if 100 * runs >= percent * limit), default=None)
 
 
 def keep_counting(deleted: Iterable[tuple[UUID, datetime]]) -> None:

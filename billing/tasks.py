@@ -3,18 +3,29 @@
 from celery import shared_task
 from django.utils import timezone
 
+from billing import run_mails
 from billing.dispatch import Job
 from billing.metering import housekeeping, mails
 from billing.stripe import events, services
 from bloxserver.core.background import Background
+
+MAILS = (mails, run_mails)
 
 
 @shared_task(name=Job.KEEP_BUDGETS, ignore_result=True)
 def keep_budgets() -> None:
     now = timezone.now()
     housekeeping.keep_budgets(now=now)
-    if mails.is_any_due(now=now):
+    if any(kind.is_any_due(now=now) for kind in MAILS):
         _mails.start()  # the clock must tick on, however slow the mail server is
+
+
+def _send_due_mails() -> None:
+    for kind in MAILS:
+        kind.send_due_mails()
+
+
+_mails = Background(_send_due_mails, "billing-mails")
 
 
 @shared_task(name=Job.HANDLE_EVENT, ignore_result=True)
@@ -25,6 +36,3 @@ def handle_stripe_event(event_id: str) -> None:
 @shared_task(name=Job.WORK_ON_STRIPE, ignore_result=True)
 def work_on_stripe() -> None:
     services.work()
-
-
-_mails = Background(mails.send_due_mails, "billing-mails")

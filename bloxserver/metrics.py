@@ -14,7 +14,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
 
-from billing.services import concurrent_executions_by_tier
+from billing.services import concurrency_caps
 from executions.models import Execution, State
 from flows.models import Flow, FlowStatus
 from triggers.models import Trigger
@@ -63,11 +63,11 @@ def _executions(now: datetime) -> Iterable[Metric]:
 
 
 def _tenants_at_cap() -> Metric:
-    caps = concurrent_executions_by_tier()
+    caps = concurrency_caps()
     holding = Execution.objects.filter(state=State.WORKING).order_by().values_list("user__tier", "user")
-    count = sum(leases >= caps[tier] for tier, _, leases in holding.annotate(Count("pk")))
+    count = sum(leases >= caps.of(user, tier) for tier, user, leases in holding.annotate(Count("pk")))
     return GaugeMetricFamily(
-        "bloxserver_tenants_at_cap", "Tenants that have as many executions worked on as their tier allows.", count
+        "bloxserver_tenants_at_cap", "Tenants that have as many executions worked on as they may.", count
     )
 
 

@@ -229,6 +229,7 @@ CELERY_WORKER_SOFT_SHUTDOWN_TIMEOUT = 25
 CELERY_WORKER_HIJACK_ROOT_LOGGER = False
 # The mailbox of `celery inspect`: nothing here needs it, and it is one more connection to lose with Redis.
 CELERY_WORKER_ENABLE_REMOTE_CONTROL = False
+BLOX_RUN_NOTICES_SECONDS = 30  # between the looks for who has used 80 or 100 % of their runs
 CELERY_BEAT_SCHEDULE = {
     # At whole seconds (`relative`), as the moments of schedules are: a tick just before would leave them to the next.
     "tick": {"task": "triggers.tick", "schedule": 1.0, "relative": True, "options": {"queue": "clock", "expires": 1.0}},
@@ -241,6 +242,11 @@ CELERY_BEAT_SCHEDULE = {
     "fold tallies": {"task": "executions.fold_tallies", "schedule": 15.0, "options": {"expires": 15.0}},
     "work operations": {"task": "executions.work_operations", "schedule": 10.0, "options": {"expires": 10.0}},
     "tell of refused keys": {"task": "llm.tell_of_refused_keys", "schedule": 60.0, "options": {"expires": 60.0}},
+    "notice runs": {
+        "task": "executions.notice_runs",
+        "schedule": BLOX_RUN_NOTICES_SECONDS,
+        "options": {"expires": BLOX_RUN_NOTICES_SECONDS},
+    },
     "prune history": {"task": "executions.prune_history", "schedule": 10.0, "options": {"expires": 10.0}},
 }
 CELERY_BEAT_SCHEDULER = "celery.beat:Scheduler"  # in memory: a metronome has nothing to remember, and two may run

@@ -34,6 +34,7 @@ class Job(StrEnum):
     FAILURES = "executions.failures"
     REVIEW = "executions.review_flow_caps"
     OVERAGE = "executions.report_overage"
+    NOTICE_RUNS = "executions.notice_runs"
 
 
 def ring_bell() -> None:

@@ -1,4 +1,4 @@
-"""House-keeping of the history: what has outlived its tier's days, deleted flows, drafts that nothing refers to.
+"""House-keeping of the history: what has outlived the days it is kept for, deleted flows, drafts that nothing refers to.
 
 Everything goes in small transactions of its own, children first and by id: Django's own cascade would read every row,
 and one long transaction would hold locks and keep vacuum from cleaning up behind it. Rows that are locked, by another

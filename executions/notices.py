@@ -1,32 +1,31 @@
 """Working off failure notices: mails, signed POSTs, and other flows that are started.
 
-Mail and POST are at least once: each attempt is claimed before it is made, and every attempt carries the same
-`Message-ID` or `webhook-id`. The other flow is started exactly once: in the transaction that marks the notice done.
-Nothing is sent inside a transaction.
+Mail and POST are at least once, as an outbox has it: every attempt carries the same `Message-ID` or `webhook-id`. The
+other flow is started exactly once: in the transaction that marks the notice done.
 """
 
 import asyncio
 import logging
-import smtplib
 import time
 from binascii import Error as Base64Error
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import partial
 from http import HTTPStatus
 from typing import Any
 
 from django.conf import settings
-from django.core.mail import EmailMessage, get_connection
+from django.core.mail import EmailMessage
 from django.db import InterfaceError, OperationalError, transaction
 from django.utils import timezone
 from standardwebhooks import Webhook
 from standardwebhooks.webhooks import EmptyWebhookSecretError
 
-from bloxserver.core import json_text
+from bloxserver.core import json_text, outbox
 from bloxserver.core.errors import DomainError
-from bloxserver.core.mail import message_id
+from bloxserver.core.mail import compose, send
+from bloxserver.core.outbox import NotDelivered
 from bloxserver.core.safe_http import BlockedAddress, GuardedClient, InvalidRequest, SafeHttpError
 from executions.errors import CallTooDeep
 from executions.failures import see_to_failures
@@ -39,24 +38,11 @@ from flows.services import flow_by_reference, optional_secret
 logger = logging.getLogger(__name__)
 
 SIGNING_SECRET = "ON_FAILURE_SIGNING_SECRET"  # the stored secret, of the flow or else its owner, that signs the POST
-MAX_ATTEMPTS = 6
-WAITS = (60, 300, 1_800, 7_200, 21_600)  # seconds after each attempt; longer than an attempt takes, see `claim`
 SECONDS = 30.0  # of one task
 TOGETHER = 20
 POST_SECONDS = 15.0
-SMTP_SECONDS = 15
-ERROR_CHARACTERS = 2_000
-BROKE_OFF = "The last attempt broke off with its worker; whether it arrived is not known."
 
 Sending = Callable[[GuardedClient], Awaitable[None]]
-
-
-class NotDelivered(Exception):
-    """The message says why; `final`: no further attempt would change it."""
-
-    def __init__(self, message: str, *, final: bool = False) -> None:
-        super().__init__(message)
-        self.final = final
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,28 +65,15 @@ def send_due_notices(*, seconds: float = SECONDS) -> None:
         if not claimed:
             return
         for outcome in deliver([notice for notice in claimed if notice.kind != NoticeKind.FLOW]):
-            record(outcome)
+            outbox.record(outcome.notice, outcome.error)
         for notice in claimed:
             if notice.kind == NoticeKind.FLOW:
                 start_flow(notice)
 
 
 def claim(*, now: datetime) -> list[FailureNotice]:
-    """Count an attempt at each notice that is due, and put it off: whoever dies now leaves it due again later.
-
-    The row locks let one of two claimers have it. What has had its attempts is given up: the last broke off.
-    """
-    with transaction.atomic():
-        due = FailureNotice.objects.due(now).select_for_update(skip_locked=True, of=("self",)).order_by("due_at")
-        rows = list(due[:TOGETHER])
-        for row in rows:
-            if row.attempts >= MAX_ATTEMPTS:
-                row.due_at, row.error = None, row.error or BROKE_OFF
-            else:
-                row.attempts += 1
-                row.due_at = now + timedelta(seconds=WAITS[min(row.attempts, len(WAITS)) - 1])
-        FailureNotice.objects.bulk_update(rows, ["attempts", "due_at", "error"])
-    taken = [row.pk for row in rows if row.due_at is not None]
+    """Those of which the caller is to make an attempt, each with what is told of its execution."""
+    taken = [row.pk for row in outbox.claim(FailureNotice.objects.all(), now=now, most=TOGETHER)]
     notices = FailureNotice.objects.filter(pk__in=taken).select_related(
         "execution__flow", "execution__user", "execution__version"
     )
@@ -122,26 +95,6 @@ def deliver(notices: list[FailureNotice]) -> list[Outcome]:
     return outcomes
 
 
-def record(outcome: Outcome) -> None:
-    """Mark it done, or say why not and whether that is the end of it. An attempt that is not the latest says nothing."""
-    notice, error = outcome.notice, outcome.error
-    row = FailureNotice.objects.filter(pk=notice.pk, done_at=None, attempts=notice.attempts)
-    if error is None:
-        row.update(done_at=timezone.now(), due_at=None, error="")
-        return
-    given_up = error.final or notice.attempts >= MAX_ATTEMPTS
-    message = json_text.clean(str(error))[:ERROR_CHARACTERS]
-    row.update(error=message, **({"due_at": None} if given_up else {}))
-    logger.warning(
-        "execution=%s notice=%s attempt=%d%s: %s",
-        notice.execution_id,
-        notice.pk,
-        notice.attempts,
-        ", given up" if given_up else "",
-        json_text.one_line(message),
-    )
-
-
 def start_flow(notice: FailureNotice) -> None:
     """Start the other flow and mark the notice done, both or neither."""
     failed = notice.execution
@@ -160,7 +113,7 @@ def start_flow(notice: FailureNotice) -> None:
             )
             row.update(done_at=timezone.now(), due_at=None, error="", started=child.pk)
     except Exception as error:
-        record(Outcome(notice, _reason(notice, error)))
+        outbox.record(notice, _reason(notice, error))
 
 
 def report(execution: Execution) -> dict[str, Any]:
@@ -287,25 +240,12 @@ def _mail(notice: FailureNotice) -> Sending:
         to = recipients(notice.target)
     except ValueError as error:
         raise NotDelivered(str(error), final=True) from error
-    message = EmailMessage(
-        subject=subject,
-        body=body,
-        to=to,
-        # RFC 3834, so that no holiday notice answers; the same id each time, so that a mail program shows it once.
-        headers={"Message-ID": message_id(notice.pk.hex), "Auto-Submitted": "auto-generated"},
-    )
+    message = compose(name=notice.pk.hex, to=to, subject=subject, text=body)
     return partial(_send_mail, message)
 
 
 async def _send_mail(message: EmailMessage, client: GuardedClient) -> None:
-    try:
-        await asyncio.to_thread(_send_by_smtp, message)  # Django's mail is synchronous
-    except (OSError, smtplib.SMTPException) as error:
-        raise NotDelivered(f"The mail server did not take it: {error}") from error
-
-
-def _send_by_smtp(message: EmailMessage) -> None:
-    get_connection(fail_silently=False, timeout=SMTP_SECONDS).send_messages([message])
+    await asyncio.to_thread(send, message)  # Django's mail is synchronous
 
 
 def _failed_text(notice: FailureNotice) -> tuple[str, str]:
@@ -321,7 +261,7 @@ def _failed_text(notice: FailureNotice) -> tuple[str, str]:
         "",
         "This mail is sent because the flow's organism.on_failure names your address.",
     ]
-    return _one_line(f'The flow "{execution.flow.name}" {what}'), "\n".join(lines)
+    return f'The flow "{execution.flow.name}" {what}', "\n".join(lines)
 
 
 def _paused_text(notice: FailureNotice) -> tuple[str, str]:
@@ -337,7 +277,7 @@ def _paused_text(notice: FailureNotice) -> tuple[str, str]:
         "What to do: mend the cause, then start the flow again. Counting begins anew then.",
         f"All failures: {settings.BLOX_PUBLIC_URL}/api/v1/flows/{flow.pk}/executions?status=error",
     ]
-    return _one_line(f'The flow "{flow.name}" was paused after 10 failures in a row'), "\n".join(lines)
+    return f'The flow "{flow.name}" was paused after 10 failures in a row', "\n".join(lines)
 
 
 def _where(execution: Execution) -> list[str]:
@@ -346,7 +286,3 @@ def _where(execution: Execution) -> list[str]:
         f"Accepted: {_iso(execution.started_at)} ({trigger})",
         f"Execution: {settings.BLOX_PUBLIC_URL}/api/v1/flows/{execution.flow_id}/executions/{execution.pk}",
     ]
-
-
-def _one_line(subject: str) -> str:
-    return " ".join(subject.split())

@@ -5,7 +5,7 @@ from datetime import datetime
 
 from billing import overage
 from billing.periods import Period
-from executions.usage import runs_of
+from executions.usage.counting import runs_of
 
 SECONDS = 30.0  # of one run of the task; the rest waits for the next
 

@@ -8,6 +8,7 @@ from executions import flow_caps, history, overage, tally
 from executions.bulk import services as bulk
 from executions.dispatch import Job
 from executions.engine import shutdown  # noqa: F401 - its flag must be made before the worker forks
+from executions.usage import notices
 
 
 @shared_task(name=Job.DRAIN, ignore_result=True)
@@ -34,6 +35,11 @@ def fold_tallies() -> None:
 def prune_history() -> None:
     history.prune_history(now=timezone.now())
     bulk.prune_operations(now=timezone.now())
+
+
+@shared_task(name=Job.NOTICE_RUNS, ignore_result=True)
+def notice_runs() -> None:
+    notices.notice_runs(now=timezone.now())
 
 
 @shared_task(name=Job.OPERATE, ignore_result=True)

@@ -4,7 +4,7 @@ from django.urls import path
 
 from executions.approval_views import ApprovalViewSet, answer_by_link
 from executions.bulk.views import BulkOperationViewSet
-from executions.usage import UsageView
+from executions.usage.views import UsageDailyView, UsageHistoryView, UsageView
 from executions.views import (
     EventsView,
     ExecutionViewSet,
@@ -29,6 +29,8 @@ urlpatterns = [
         name="executions-operation",
     ),
     path("usage", UsageView.as_view(), name="usage"),
+    path("usage/history", UsageHistoryView.as_view(), name="usage-history"),
+    path("usage/daily", UsageDailyView.as_view(), name="usage-daily"),
     path("flows/<uuid:flow_id>/stats", FlowStatsView.as_view(), name="flow-stats"),
     path(FLOW, FlowExecutionViewSet.as_view({"get": "list"}), name="flow-executions"),
     path(f"{FLOW}/stats", FlowExecutionsStatsView.as_view(), name="flow-executions-stats"),

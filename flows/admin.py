@@ -7,7 +7,7 @@ from django.contrib import admin, messages
 from django.db.models import QuerySet
 from django.db.models.functions import Length
 from django.forms import ModelForm
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import reverse
 from django.utils import timezone
 from django.utils.html import format_html, format_html_join
@@ -154,7 +154,16 @@ class FlowAdmin(ButtonsAdmin):
                 flow=Flow.objects.get(pk=obj.pk), changes={field: getattr(obj, field) for field in form.changed_data}
             )
         else:
-            super().save_model(request, obj, form, change)
+            fields = {field: getattr(obj, field) for field in ("name", "description", "organism_yaml")}
+            obj.pk = services.create_flow(owner=obj.user, **fields).pk
+
+    def changeform_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        """What a service refuses (the user has as many flows as allowed, say) is told, and nothing is stored."""
+        try:
+            return super().changeform_view(request, *args, **kwargs)
+        except DomainError as error:
+            self.message_user(request, error.message, messages.ERROR)
+            return HttpResponseRedirect(request.get_full_path())
 
     def delete_model(self, request: HttpRequest, obj: Flow) -> None:
         services.delete_flow(flow=obj)

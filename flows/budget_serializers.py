@@ -69,12 +69,15 @@ class UsageQuerySerializer(serializers.Serializer[Any]):
 
     def validate(self, attrs: dict[str, date]) -> dict[str, date]:
         last = attrs.get("to") or self.context["now"].astimezone(UTC).date()
-        first = attrs.get("from") or last.replace(day=1)
+        first = attrs.get("from") or self.first_day(last)
         if not 0 <= (last - first).days < MOST_DAYS:
             raise serializers.ValidationError(
                 {"from": [f"Must be a day up to {last} (`to`), and no more than {MOST_DAYS} days before it."]}
             )
         return {"first": first, "last": last}
+
+    def first_day(self, last: date) -> date:
+        return last.replace(day=1)
 
 
 class LlmUsageSerializer(serializers.Serializer[Any]):

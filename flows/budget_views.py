@@ -79,7 +79,7 @@ class BudgetViewSet(TenantViewSet):
         return serializers.BudgetSerializer(budget.period_of(month_of(timezone.now()))).data
 
 
-def _day(name: str, description: str) -> OpenApiParameter:
+def day_parameter(name: str, description: str) -> OpenApiParameter:
     return OpenApiParameter(name, date, description=description)
 
 
@@ -90,8 +90,8 @@ class LlmUsageView(GenericAPIView[Any]):
     @extend_schema(
         operation_id="getLlmUsage",
         parameters=[
-            _day("from", "The first day; without it, the first of the month of `to`."),
-            _day("to", "The last day, which is counted too; without it, today. Days are in UTC."),
+            day_parameter("from", "The first day; without it, the first of the month of `to`."),
+            day_parameter("to", "The last day, which is counted too; without it, today. Days are in UTC."),
         ],
     )
     def get(self, request: Request) -> Response:

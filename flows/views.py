@@ -79,7 +79,7 @@ class FlowViewSet(TenantViewSet):
     @extend_schema(
         operation_id="createFlow",
         request=serializers.CreateFlowSerializer,
-        responses={201: serializers.FlowSerializer, 402: api_error("The tier holds no more flows.")},
+        responses={201: serializers.FlowSerializer, 402: api_error("You have as many flows as you may.")},
     )
     def create(self, request: Request) -> Response:
         """A new, stopped flow: a template that runs as it is, your own YAML, or an export."""
@@ -123,7 +123,7 @@ class FlowViewSet(TenantViewSet):
     @extend_schema(
         operation_id="duplicateFlow",
         request=serializers.DuplicateFlowSerializer,
-        responses={201: serializers.FlowSerializer, 402: api_error("The tier holds no more flows.")},
+        responses={201: serializers.FlowSerializer, 402: api_error("You have as many flows as you may.")},
     )
     def duplicate(self, request: Request, flow_id: UUID) -> Response:
         """A stopped copy with its own webhook URLs, and with the flow's variables and secrets."""

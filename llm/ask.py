@@ -14,11 +14,11 @@ from django.conf import settings
 from bloxserver.core.loops import in_background, or_undone
 from llm import wire
 from llm.errors import Failure, ModelError, ProviderFailed
-from llm.exchange import Answer, Cached, Caller, Endpoint, Hop, OnText, Request
+from llm.exchange import Allowance, Answer, Cached, Caller, Endpoint, Hop, OnText, Request
 from llm.path import admission, breakers, cache, limits, pool, retries, semantic
 from llm.path.admission import Admitted
 from llm.path.breakers import Outcome
-from llm.path.limits import Allowance, Taken, Wanted
+from llm.path.limits import Taken, Wanted
 from llm.path.pool import Passed, Slot
 from llm.path.retries import Refusal
 from llm.path.shared import Call, Shared
@@ -128,15 +128,12 @@ class _Path:
         """Pass the limits that hold for whoever is asked first, or leave it to the user's own key further on."""
         endpoints = [endpoint for group in self._groups for endpoint in group]
         try:
-            return await self._look_up(limits.OWN_KEY if endpoints[0].own_key else self._tiers())
+            return await self._look_up(limits.OWN_KEY if endpoints[0].own_key else self.caller.allowance)
         except ModelError as refusal:
             if endpoints[0].own_key or not any(endpoint.own_key for endpoint in endpoints):
                 raise
             self.limited = refusal
             return None
-
-    def _tiers(self) -> Allowance:
-        return limits.allowance_of(self.caller.tier)
 
     async def _ask_all(self) -> Answer | None:
         """One round."""
@@ -203,7 +200,7 @@ class _Path:
         return found
 
     async def _ask_group(self, number: int, group: Sequence[Endpoint]) -> Answer | None:
-        """Ask the endpoints of one model: own keys first, then, within the tier's limits, the platform's."""
+        """Ask the endpoints of one model: own keys first, then, within the user's limits, the platform's."""
         if own := [endpoint for endpoint in group if endpoint.own_key and self._may_help(endpoint)]:
             await self._take(limits.OWN_KEY)
             if (answer := await self._ask_endpoints(own, number)) is not None:
@@ -214,9 +211,9 @@ class _Path:
         return await self._ask_endpoints(platform, number)
 
     async def _is_within_limits(self) -> bool:
-        """Whether the tier has room for the request. Where it has none, a fallback with the user's own key may answer."""
+        """Whether the user's limits leave room for it. Where they do not, a fallback with the user's own key may answer."""
         try:
-            await self._take(self._tiers())
+            await self._take(self.caller.allowance)
         except ModelError as refusal:
             self.limited = refusal
             return False
@@ -304,7 +301,7 @@ class _Path:
         return self._seconds_left() / (2 if others else 1)
 
     def _is_open_to(self, number: int, endpoint: Endpoint) -> bool:
-        """False where the tier's limit, or shedding, is known to keep it from the request."""
+        """False where the user's limit, or shedding, is known to keep it from the request."""
         return endpoint.own_key or (self.limited is None and self._admitted.get(number, True) is not None)
 
     def _say_that_it_is_asked(self) -> None:

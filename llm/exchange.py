@@ -84,11 +84,23 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
+class Allowance:
+    """What a user may: None is unlimited. `name` tells one user's several allowances apart, and is said in refusals."""
+
+    name: str
+    requests: int | None  # a minute
+    tokens: int | None  # a minute
+    at_once: int
+    remedy: str = ""  # what lifts it, as a sentence
+
+
+@dataclass(frozen=True, slots=True)
 class Caller:
-    """Whom a call is made for and counted on."""
+    """Whom a call is made for and counted on. `allowance` is what the user may on the platform's keys."""
 
     user_id: UUID
     tier: str
+    allowance: Allowance
     flow_id: UUID | None = None
     execution_id: UUID | None = None
     listener: str = ""

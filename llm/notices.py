@@ -5,15 +5,14 @@ server that is away. At least once, always with the same `Message-ID`; nothing i
 """
 
 import logging
-import smtplib
 from datetime import datetime, timedelta
 
 from django.conf import settings
-from django.core.mail import EmailMessage, get_connection
+from django.core.mail import EmailMessage
 
-from accounts.models import User
-from accounts.services import PLACEHOLDER_DOMAIN
-from bloxserver.core.mail import message_id
+from accounts.mail import address_of
+from bloxserver.core import json_text
+from bloxserver.core.mail import attempt, compose
 from llm.models import UserKey
 
 logger = logging.getLogger(__name__)
@@ -21,7 +20,6 @@ logger = logging.getLogger(__name__)
 AGAIN = timedelta(minutes=10)  # after an attempt that failed, or broke off with its process
 GIVEN_UP = timedelta(days=1)  # after the refusal
 TOGETHER = 20
-SMTP_SECONDS = 15
 
 
 def tell_of_refused_keys(*, now: datetime) -> int:
@@ -35,23 +33,12 @@ def _tell(key: UserKey, now: datetime) -> bool:
     until = now + AGAIN
     if not UserKey.objects.filter(pk=key.pk, notice_due_at=key.notice_due_at).update(notice_due_at=until):
         return False
-    was_sent = _is_reachable(key.user) and _was_sent(_mail(key))
-    if was_sent or not _is_reachable(key.user) or key.checked_at < now - GIVEN_UP:
+    error = attempt(key, _mail)
+    if error is None or error.final or key.checked_at < now - GIVEN_UP:
         UserKey.objects.filter(pk=key.pk, notice_due_at=until).update(notice_due_at=None)
-    return was_sent
-
-
-def _is_reachable(user: User) -> bool:
-    return user.is_active and not user.email.endswith(PLACEHOLDER_DOMAIN)
-
-
-def _was_sent(mail: EmailMessage) -> bool:
-    try:
-        get_connection(fail_silently=False, timeout=SMTP_SECONDS).send_messages([mail])
-    except (OSError, smtplib.SMTPException) as error:
-        logger.warning("A mail about a refused key was not sent, and will be tried again: %s", error)
-        return False
-    return True
+    if error is not None:
+        logger.warning("The mail about the refused key %s was not sent: %s", key.pk, json_text.one_line(str(error)))
+    return error is None
 
 
 def _mail(key: UserKey) -> EmailMessage:
@@ -66,9 +53,5 @@ def _mail(key: UserKey) -> EmailMessage:
         f"What to do: make a new key at {key.provider}, or mend the account there, and store it again with",
         f"POST {settings.BLOX_PUBLIC_URL}/api/v1/api-keys",
     ]
-    return EmailMessage(
-        subject=f"Your {key.provider} key was refused",
-        body="\n".join(lines),
-        to=[key.user.email],
-        headers={"Message-ID": message_id(key.pk.hex), "Auto-Submitted": "auto-generated"},
-    )
+    subject = f"Your {key.provider} key was refused"
+    return compose(name=key.pk.hex, to=[address_of(key.user)], subject=subject, text="\n".join(lines))

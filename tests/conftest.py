@@ -9,6 +9,7 @@ from pytest_django import Settings
 from rest_framework.test import APIClient
 
 from accounts.models import Tier, User
+from billing import overrides
 from llm.services import forget_pool
 from tests.openapi import CheckedClient
 from tests.witness import Witness, witness
@@ -74,6 +75,7 @@ def drain(transactional_db: None) -> Callable[[], None]:
 def _fresh_cache() -> None:
     cache.clear()
     forget_pool()
+    overrides.keep({})
 
 
 @pytest.fixture

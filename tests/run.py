@@ -1,5 +1,5 @@
-"""`make test`: the whole suite on SQLite and the filesystem broker, then on PostgreSQL and Redis where they answer, then the
-short form of the experiments, which bring services of their own.
+"""`make test`: the whole suite on SQLite and the filesystem broker, with the short form of the experiments, which bring services
+of their own; then on PostgreSQL and Redis where they answer.
 
 Arguments go to pytest. A service named in `BLOX_TEST_REQUIRE_SERVICES` ("PostgreSQL Redis") that cannot be used is a failure.
 """
@@ -14,12 +14,13 @@ from tests import services
 
 WORKERS = min((os.cpu_count() or 1) + 1, 8)  # one more than can run at once, since tests wait for timers and sockets
 NO_TESTS = 5  # pytest's exit status
-PROCESSES = "processes or faults"
-EXPERIMENTS = "experiment"
-# What starts servers and kills them spends most of its time waiting for them: two at a time, but nothing else beside them.
-WAITING = ["-n", "2", "--dist", "loadfile"]
+PLAIN = ["-n", str(WORKERS), "--dist", "loadfile", "-p", "no:schemathesis"]
+PROCESSES, EXPERIMENTS, FUZZ = "processes or faults", "experiment", "fuzz"
+# What starts servers and kills them spends most of its time waiting for them: two at a time, but nothing else beside them. In
+# the order of the paths, so that the last to end is a short one.
+WAITING = ["-n", "2", "--dist", "loadfile", "--no-loadscope-reorder"]
+LONGEST_FIRST = ["tests/fuzz", "tests/faults", "tests/pages", "tests/bloxserver", "tests"]
 EMBEDDED = {"BLOX_TEST_DATABASE_URL": "", "BLOX_TEST_REDIS_URL": ""}
-COSTLY = "tests/fuzz"  # to collect, and there are no such tests in it
 
 
 @dataclass(frozen=True)
@@ -41,39 +42,30 @@ def pytest(arguments: list[str], environment: dict[str, str]) -> int:
     return subprocess.call([sys.executable, "-m", "pytest", "-q", *arguments], env=os.environ | environment)
 
 
-def waiting(markers: str, arguments: list[str], environment: dict[str, str]) -> int:
-    return pytest(["-m", markers, *WAITING, *(arguments or [f"--ignore={COSTLY}"])], environment)
-
-
-def run_suite(name: str, arguments: list[str], environment: dict[str, str], *, again: bool = False) -> Result:
+def run_suite(
+    name: str, arguments: list[str], environment: dict[str, str], *, long: list[str], again: bool = False
+) -> Result:
     print(f"\n== On {name} ==", flush=True)
     started = time.monotonic()
     less = " and not once" if again else ""
-    others = ["-m", f"not ({PROCESSES} or {EXPERIMENTS}){less}", "-n", str(WORKERS), "--dist", "loadfile"]
+    short = f"not ({PROCESSES} or {EXPERIMENTS} or {FUZZ}){less}"
     statuses = {
-        pytest([*others, *arguments], environment),
-        waiting(f"({PROCESSES}){less}", arguments, environment),
+        pytest(["-m", short, *PLAIN, *(arguments or ["--ignore=tests/fuzz"])], environment),
+        pytest(["-m", f"({' or '.join(long)}){less}", *WAITING, *(arguments or LONGEST_FIRST)], environment),
     }
     return Result(name, time.monotonic() - started, statuses)
 
 
-def run_experiments(arguments: list[str]) -> Result:
-    name = "Experiments, on services of their own"
-    print(f"\n== {name} ==", flush=True)
-    started = time.monotonic()
-    status = waiting(EXPERIMENTS, arguments, EMBEDDED)
-    return Result(name, time.monotonic() - started, {status})
-
-
 def main(arguments: list[str]) -> int:
     found = [services.postgresql(), services.redis(max(WORKERS, 2))]
-    results = [run_suite("SQLite and the filesystem broker", arguments, EMBEDDED)]
     usable = [service for service in found if service.url]
+    # Hostile requests go to the database that takes less, where there is one.
+    long = [PROCESSES, EXPERIMENTS] if usable else [PROCESSES, EXPERIMENTS, FUZZ]
+    results = [run_suite("SQLite and the filesystem broker, with the experiments", arguments, EMBEDDED, long=long)]
     if usable:
         with_services = {"BLOX_TEST_DATABASE_URL": found[0].url, "BLOX_TEST_REDIS_URL": found[1].url}
         names = " and ".join(service.name for service in usable)
-        results.append(run_suite(names, arguments, with_services, again=True))
-    results.append(run_experiments(arguments))
+        results.append(run_suite(names, arguments, with_services, long=[PROCESSES, FUZZ], again=True))
 
     print("\n== Summary ==")
     for each in results:

@@ -43,6 +43,7 @@ from bloxserver.settings import *  # noqa: E402, F403
 from bloxserver.settings import DATABASES  # noqa: E402
 
 DEBUG = False  # errors are answered as in production
+WHITENOISE_AUTOREFRESH = True  # else every test client looks at all static files first
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 if DATABASES["default"]["ENGINE"].endswith("sqlite3"):
     # A file, not memory: the engine's threads have connections of their own.

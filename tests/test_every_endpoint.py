@@ -257,6 +257,8 @@ def budgets(call: Caller, flow: str) -> None:
     call(204, "DELETE", one)
     call(200, "GET", "/api/v1/usage")
     call(200, "GET", "/api/v1/usage/llm?from=2026-11-01&to=2026-11-30")
+    call(200, "GET", "/api/v1/usage/daily?from=2026-11-01&to=2026-11-30")
+    call(200, "GET", "/api/v1/usage/history")
 
 
 def clerk() -> None:

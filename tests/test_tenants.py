@@ -120,6 +120,8 @@ ROUTES: dict[str, Route] = {
     "api/v1/billing/checkout": Route(own=True, bodies={"POST": {"tier": "pro"}}),
     "api/v1/billing/portal": Route(own=True),
     "api/v1/usage": Route(own=True),
+    "api/v1/usage/daily": Route(own=True),
+    "api/v1/usage/history": Route(own=True),
     "api/v1/usage/llm": Route(own=True),
     "api/v1/executions": Route(own=True, query={"flow": flow_of, "cursor": cursor_of}),
     "api/v1/executions/retry": Route(own=True, bodies={"POST": {"until": "1999-01-01T00:00:00Z"}}),

@@ -13,7 +13,7 @@ from triggers.errors import InvalidTriggerConfig
 from triggers.signatures import Scheme
 
 Method = Literal["POST", "GET", "PUT", "PATCH", "DELETE"]
-MAX_WAIT = 60  # seconds; the highest tier's, each tier caps it further when a call comes in
+MAX_WAIT = 60  # seconds; the highest tier's, each user's limit caps it further when a call comes in
 
 
 class _Config(BaseModel):
@@ -40,7 +40,9 @@ class WebhookConfig(_Config):
     type: Literal["webhook"] = "webhook"
     methods: list[Method] = Field(default=["POST"], min_length=1, max_length=5)
     respond: Literal["accepted", "result"] = "accepted"
-    wait: float | None = Field(default=None, gt=0, le=MAX_WAIT, description="Seconds; by default what the tier allows.")
+    wait: float | None = Field(
+        default=None, gt=0, le=MAX_WAIT, description="Seconds; by default as many as your limit allows."
+    )
     signature: SignatureConfig | None = None
 
     @model_validator(mode="after")

@@ -47,7 +47,7 @@ class TriggerViewSet(FlowChildMixin, TenantViewSet):
     @extend_schema(
         operation_id="createTrigger",
         request=serializers.CreateTriggerSerializer,
-        responses={201: serializers.TriggerSerializer, 402: api_error("The tier allows no more triggers on one flow.")},
+        responses={201: serializers.TriggerSerializer, 402: api_error("The flow has as many triggers as it may.")},
     )
     def create(self, request: Request, flow_id: UUID) -> Response:
         """A webhook gets its URL at once; a schedule fires while its flow runs."""

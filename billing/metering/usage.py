@@ -1,5 +1,6 @@
 """What a tenant's calls of models have come to between two days."""
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date
 from typing import Any
@@ -46,6 +47,20 @@ def llm_usage(*, user: User, first: date, last: date) -> UsageReport:
         more_models=more_models,
         more_flows=more_flows,
     )
+
+
+def llm_by_day(*, user: User, first: date, last: date) -> list[dict[str, Any]]:
+    """The sums `ADDED` of each of these days (UTC) that has calls."""
+    rows = _summed(LlmUsage.objects.for_user(user).between(first, last), "day").order_by("day")
+    return [{name.removesuffix("_sum"): value for name, value in row.items()} for row in rows]
+
+
+def summed(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """`rows` of `llm_by_day` in one, as `totals` of a report are."""
+    totals = dict.fromkeys(ADDED, 0)
+    for row in rows:
+        totals = {name: totals[name] + row[name] for name in ADDED}
+    return _row(totals)
 
 
 def _summed(rows: QuerySet[LlmUsage], *of: str) -> QuerySet[Any, Any]:

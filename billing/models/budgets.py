@@ -14,6 +14,7 @@ from billing.models.usage import MONEY
 from billing.months import month_resets_at, month_starts_at
 from billing.querysets import BudgetNoticeQuerySet, BudgetPeriodQuerySet, BudgetQuerySet, BudgetReservationQuerySet
 from bloxserver.core.ids import new_id
+from bloxserver.core.outbox import Mail
 
 LEAST_COST, MOST_COST = Decimal("0.01"), Decimal(1_000_000)
 LEAST_TOKENS, MOST_TOKENS = 1, 10**15
@@ -150,22 +151,12 @@ class Percent(models.IntegerChoices):
     STOP = 100
 
 
-class BudgetNotice(models.Model):
-    """A mail about a budget, until it is sent or given up: due while `due_at` is set.
-
-    A claim counts the attempt and moves `due_at` on, so that what a dying process leaves undone is tried again.
-    """
+class BudgetNotice(Mail):
+    """A mail that tells a budget's owner what is spent."""
 
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
     period = models.ForeignKey(BudgetPeriod, on_delete=models.CASCADE, related_name="notices")
     percent = models.PositiveSmallIntegerField(choices=Percent.choices)
-    attempts = models.PositiveSmallIntegerField(default=0)
-    due_at = models.DateTimeField(
-        null=True, blank=True, default=timezone.now, help_text="Of the next attempt; empty when sent or given up."
-    )
-    sent_at = models.DateTimeField(null=True, blank=True)
-    error = models.TextField(blank=True, help_text="Why the last attempt failed.")
-    created_at = models.DateTimeField(default=timezone.now)
 
     objects: ClassVar[BudgetNoticeQuerySet] = BudgetNoticeQuerySet.as_manager()  # type: ignore[assignment]
 

@@ -9,6 +9,7 @@ from django.utils import timezone
 
 from billing.querysets import BillingMailQuerySet, FlowCapReviewQuerySet
 from bloxserver.core.ids import new_id
+from bloxserver.core.outbox import Mail
 
 
 class MailKind(models.TextChoices):
@@ -23,21 +24,14 @@ class MailKind(models.TextChoices):
     BACK_TO_FREE = "back_to_free"
 
 
-class BillingMail(models.Model):
-    """A mail about a subscription, written with the change that it tells of: due while `due_at` is set."""
+class BillingMail(Mail):
+    """A mail about a subscription, written with the change that it tells of. Not due either while it is not complete."""
 
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
     user = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="billing_mails")
     kind = models.CharField(max_length=30, choices=MailKind.choices)
     context = models.JSONField(default=dict, blank=True, help_text="What its template says.")
     dedupe_key = models.CharField(max_length=300, unique=True)  # what is told twice is mailed once
-    due_at = models.DateTimeField(
-        null=True, blank=True, help_text="Of the next attempt; empty when sent, given up, or not complete yet."
-    )
-    attempts = models.PositiveSmallIntegerField(default=0)
-    sent_at = models.DateTimeField(null=True, blank=True)
-    error = models.TextField(blank=True, help_text="Why the last attempt failed.")
-    created_at = models.DateTimeField(default=timezone.now)
 
     objects: ClassVar[BillingMailQuerySet] = BillingMailQuerySet.as_manager()  # type: ignore[assignment]
 

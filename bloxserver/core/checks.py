@@ -6,6 +6,9 @@ from urllib.parse import urlsplit
 from cryptography.fernet import Fernet
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, Warning, register
+from django.core.exceptions import ImproperlyConfigured
+
+from bloxserver.core.addresses import parse_allow_list
 
 BLOX = "blox"
 
@@ -56,6 +59,15 @@ def check_public_url(**kwargs: Any) -> list[CheckMessage]:
     if url.scheme in {"http", "https"} and url.hostname:
         return []
     return [Error(f"BLOX_PUBLIC_URL is no http(s) URL: {settings.BLOX_PUBLIC_URL!r}.", id="blox.E005")]
+
+
+@register(BLOX)
+def check_allowed_addresses(**kwargs: Any) -> list[CheckMessage]:
+    try:
+        parse_allow_list(tuple(settings.BLOX_HTTP_ALLOW))
+    except ImproperlyConfigured as error:
+        return [Error(str(error), hint="Name hosts, host:port, addresses or CIDRs, with commas.", id="blox.E008")]
+    return []
 
 
 @register(BLOX)

@@ -1,4 +1,4 @@
-"""What somebody may have meant by a name that is not known."""
+"""Words for people: what somebody may have meant by a name that is not known, and how many of something."""
 
 from collections.abc import Iterable
 
@@ -15,3 +15,8 @@ def closest(name: str, known: Iterable[str]) -> str | None:
 
     found = process.extractOne(name[:LONGEST], list(known), scorer=fuzz.ratio, score_cutoff=ALIKE)
     return None if found is None else str(found[0])
+
+
+def so_many(count: int, noun: str) -> str:
+    """Such as "1 flow", "1,000 flows"."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"

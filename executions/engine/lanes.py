@@ -19,7 +19,7 @@ from django.db.models import BooleanField, Count, ExpressionWrapper, Min, Q
 from django.db.models.functions import Now
 
 from accounts.models import User
-from billing.services import concurrent_executions_by_tier, priority_of_tier
+from billing.services import concurrency_caps, priority_of_tier
 from bloxserver.core import advisory
 from executions.models import Execution, State
 
@@ -122,12 +122,12 @@ def next_lanes(*, limit: int, priorities: Sequence[int], alone: bool = True, tak
 def _in_turn(heads: list[tuple[int, UUID, UUID, datetime, int | None]]) -> list[Lane]:
     working = count_working({user for _, user, *_ in heads})
     tiers = dict(User.objects.filter(pk__in={user for _, user, *_ in heads}).values_list("pk", "tier"))
-    caps = concurrent_executions_by_tier()
+    caps = concurrency_caps()
     heads.sort(key=lambda head: (working.by_flow[head[2]], head[3]))
     seen: Counter[UUID] = Counter()
     turns = []
     for priority, user, flow, due_at, flow_limit in heads:
-        cap = caps[tiers[user]]
+        cap = caps.of(user, tiers[user])
         if working.by_user[user] < cap and (flow_limit is None or working.by_flow[flow] < flow_limit):
             seen[user] += 1
             turns.append((priority, working.by_user[user] + seen[user], due_at, Lane(priority, user, flow, cap)))
@@ -159,16 +159,19 @@ WITH RECURSIVE head AS (
     SELECT user_id, sum(working) AS working FROM flow GROUP BY user_id
 ), tier AS (
     SELECT * FROM unnest(%(tiers)s::text[], %(caps)s::int[]) AS tier (name, cap)
+), own AS (
+    SELECT * FROM unnest(%(users)s::uuid[], %(own_caps)s::int[]) AS own (user_id, cap)
 )
-SELECT head.priority, head.user_id, head.flow_id, tier.cap
+SELECT head.priority, head.user_id, head.flow_id, coalesce(own.cap, tier.cap)
 FROM head
 JOIN accounts_user ON accounts_user.id = head.user_id
 JOIN tier ON tier.name = accounts_user.tier
+LEFT JOIN own ON own.user_id = head.user_id
 LEFT JOIN tenant ON tenant.user_id = head.user_id
 LEFT JOIN flow ON flow.flow_id = head.flow_id
 WHERE head.due_at <= statement_timestamp()
   AND (%(priorities)s::int[] = '{{}}' OR head.priority = ANY (%(priorities)s::int[]))
-  AND coalesce(tenant.working, 0) < tier.cap
+  AND coalesce(tenant.working, 0) < coalesce(own.cap, tier.cap)
   AND (head.flow_limit IS NULL OR coalesce(flow.working, 0) < head.flow_limit)
 ORDER BY head.priority,
     coalesce(tenant.working, 0)
@@ -182,13 +185,15 @@ _WALK_TAKING_TURNS = (
 
 
 def _walk(limit: int, priorities: Sequence[int], alone: bool, take_turns: bool) -> list[Lane]:
-    caps = concurrent_executions_by_tier()
+    caps = concurrency_caps()
     with connection.cursor() as cursor:
         cursor.execute(
             _WALK_TAKING_TURNS if take_turns else _WALK,
             {
-                "tiers": list(caps),
-                "caps": list(caps.values()),
+                "tiers": list(caps.by_tier),
+                "caps": list(caps.by_tier.values()),
+                "users": list(caps.by_user),
+                "own_caps": list(caps.by_user.values()),
                 "priorities": list(priorities),
                 "limit": limit,
                 "alone": alone,

@@ -17,7 +17,7 @@ from executions.engine.leases import Claimed
 from llm import catalogue
 from llm.errors import ModelError
 from llm.exchange import Answer, Caller, Endpoint, Request
-from llm.services import endpoints_for, touch_key, unknown_model_reason
+from llm.services import allowance_of, endpoints_for, touch_key, unknown_model_reason
 
 ANSWER_TOKENS = 8_192  # are reserved for an answer that the request sets no bound to
 BUDGET_SECONDS = 10.0  # until calls under way may have left room on a budget
@@ -51,7 +51,7 @@ def prepare(
         raise ModelError(reason, code="no_provider", retryable=False)
     for key_id in {own_key_id(endpoint) for served in endpoints for endpoint in served if endpoint.own_key}:
         touch_key(key_id=key_id, now=now)
-    caller = Caller(user.pk, user.tier, claimed.flow_id, claimed.pk, listener)
+    caller = Caller(user.pk, user.tier, allowance_of(user), claimed.flow_id, claimed.pk, listener)
     call = ModelCall(call_id, caller, request, endpoints)
     return _reserved(call, lease=timedelta(seconds=seconds) + RESERVED_LONGER, now=now)
 

@@ -4,9 +4,9 @@ from typing import ClassVar
 
 from django.db import models
 from django.db.models import Q
-from django.utils import timezone
 
 from bloxserver.core.ids import new_id
+from bloxserver.core.outbox import Delivery
 from executions.models.execution import Execution
 from executions.querysets import FailureNoticeQuerySet
 
@@ -18,25 +18,17 @@ class NoticeKind(models.TextChoices):
     PAUSED = "paused", "mail about the pause"
 
 
-class FailureNotice(models.Model):
-    """Somebody who is to be told of a failed execution, until it is done or given up.
+class FailureNotice(Delivery):
+    """Somebody who is to be told of a failed execution."""
 
-    Queue and log in one: it is due while `due_at` is set. A claim counts the attempt and moves `due_at` on, so that
-    what a dying worker leaves undone is tried again.
-    """
+    DONE = "done_at"
 
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
     execution = models.ForeignKey(Execution, on_delete=models.CASCADE, related_name="failure_notices")
     kind = models.CharField(max_length=10, choices=NoticeKind.choices)
     target = models.TextField(help_text="Addresses, a flow, or a URL.")
-    attempts = models.PositiveSmallIntegerField(default=0)
-    due_at = models.DateTimeField(
-        null=True, blank=True, default=timezone.now, help_text="Of the next attempt; empty when done or given up."
-    )
     done_at = models.DateTimeField(null=True, blank=True)
-    error = models.TextField(blank=True, help_text="Why the last attempt failed.")
     started = models.UUIDField(null=True, blank=True, help_text="The execution of the other flow that it made.")
-    created_at = models.DateTimeField(default=timezone.now)
 
     objects: ClassVar[FailureNoticeQuerySet] = FailureNoticeQuerySet.as_manager()  # type: ignore[assignment]
 

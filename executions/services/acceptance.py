@@ -23,6 +23,7 @@ from executions.dispatch import ring_bell
 from executions.errors import CallTooDeep, ConcurrencyLimit, FlowBusy, FlowNotRunning, PayloadTooLarge, UnknownListener
 from executions.models import Execution, ExecutionPayload
 from executions.services.cancellation import cancel_all
+from executions.usage.counting import runs_of
 from flows.models import Flow, FlowStatus
 from flows.organism import OrganismInvalid
 from flows.organism.spec import Organism
@@ -242,7 +243,7 @@ def _refuse_over_budget(firings: Sequence[Firing], outcomes: list[Outcome], *, n
             by_user[firing.flow.user].append(at)
     for user in sorted(by_user, key=lambda user: user.pk):
         positions = by_user[user]
-        granted = reserve_runs(user=user, count=len(positions), now=now)
+        granted = reserve_runs(user=user, count=len(positions), now=now, accepted=partial(runs_of, user))
         for at in positions[granted:]:
             outcomes[at] = usage_limit_exceeded(user, now=now)
 

@@ -9,8 +9,9 @@ from django.utils import timezone
 
 from accounts.models import User
 from billing.metering import budgets
-from billing.services import limits_of
+from billing.services import is_overridden, limits_of, whose_limit
 from bloxserver.core.errors import NotFound
+from bloxserver.core.words import so_many
 from flows.default_organism import DEFAULT_ORGANISM_YAML
 from flows.errors import FlowLimitReached, FlowNameAmbiguous, FlowNotFound
 from flows.models import AgentMemory, Flow, FlowStatus, KeyValue, Secret, Variable
@@ -32,7 +33,7 @@ def create_flow(
     """A new, stopped flow; without `organism_yaml` it gets a template that runs as it is.
 
     `triggers` are those of an export; the triggers app checks and makes them, and what it refuses refuses all.
-    Raises `FlowLimitReached` (402): the owner's row lock makes the tier's cap exact.
+    Raises `FlowLimitReached` (402): the owner's row lock makes the cap exact.
     """
     with transaction.atomic():
         _require_room(lock_owner(owner))
@@ -151,9 +152,10 @@ def flow_by_reference(*, user: User, reference: str) -> Flow:
 def _require_room(owner: User) -> None:
     limit = limits_of(owner).flows
     if Flow.objects.for_user(owner).count() >= limit:
-        flows = "1 flow" if limit == 1 else f"{limit:,} flows"
+        upgrade = "" if is_overridden(owner, "flows") else ", or upgrade"
         raise FlowLimitReached(
-            f"The {owner.tier} tier holds {flows}, and you have as many. Delete one, or upgrade to make more.",
+            f"{whose_limit(owner, 'flows')} is {so_many(limit, 'flow')}, and you have as many. "
+            f"Delete one{upgrade} to make another.",
             details={"limit": limit, "tier": owner.tier},
         )
 

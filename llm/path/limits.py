@@ -11,10 +11,11 @@ from math import ceil, floor
 from typing import Any
 from uuid import UUID
 
-from billing.services import limits_of_tier
+from accounts.models import User
+from billing.services import is_overridden, limits_of
 from llm import catalogue
 from llm.errors import ModelError
-from llm.exchange import Request
+from llm.exchange import Allowance, Request
 from llm.path.shared import Call, Local, Script, Shared
 
 OWN_KEY_AT_ONCE = 20  # calls of a user's, and of one key: it has no other limit of ours
@@ -22,24 +23,17 @@ ANSWER_TOKENS = 1_000  # what is assumed of an answer whose length the request d
 AT_ONCE_RETRY_SECONDS = 3.0  # nobody knows when a call under way will end
 
 
-@dataclass(frozen=True, slots=True)
-class Allowance:
-    """What a user may: None is unlimited. `name` tells one user's several allowances apart, and is said in refusals."""
-
-    name: str
-    requests: int | None  # a minute
-    tokens: int | None  # a minute
-    at_once: int
-
-
 OWN_KEY = Allowance("own key", None, None, OWN_KEY_AT_ONCE)
 
 
-def allowance_of(tier: str) -> Allowance:
-    """What a tier brings on the platform's keys."""
-    limits = limits_of_tier(tier)
+def allowance_of(user: User) -> Allowance:
+    """What the user may on the platform's keys. Not to be called in an event loop: it may read the database."""
+    name, remedy = f"{user.tier} tier", "A higher tier, or a key of your own, lifts the limit."
+    if is_overridden(user, "llm_requests_per_minute", "llm_tokens_per_minute", "llm_concurrent"):
+        name, remedy = "account", "A key of your own lifts the limit."
+    limits = limits_of(user)
     return Allowance(
-        f"{tier} tier", limits.llm_requests_per_minute, limits.llm_tokens_per_minute, limits.llm_concurrent
+        name, limits.llm_requests_per_minute, limits.llm_tokens_per_minute, limits.llm_concurrent, remedy=remedy
     )
 
 
@@ -129,9 +123,8 @@ def settling(shared: Shared, taken: Taken, *, tokens: int | None) -> Call:
     return _SETTLE(wanted.keys, wanted.id, taken.minute, (tokens or 0) - wanted.reserved if counted else 0)
 
 
-async def standing_of(shared: Shared, *, user_id: UUID, tier: str) -> Standing:
+async def standing_of(shared: Shared, *, user_id: UUID, allowance: Allowance) -> Standing:
     """Where a user stands on the platform's keys; counts nothing."""
-    allowance = allowance_of(tier)
     [result] = await shared.run(_LOOK(_keys(user_id, allowance), allowance.requests, allowance.tokens))
     return Standing(allowance, result[2], result[3], result[4] / 1000)
 
@@ -150,9 +143,8 @@ def _refusal(verdict: int, wait: float, wanted: Wanted) -> ModelError:
         what = f"{allowance.requests:,} model calls a minute are used up"
     else:
         what = f"{allowance.tokens:,} tokens a minute do not leave the {wanted.tokens:,} that this call may take"
-    advice = "" if allowance is OWN_KEY else " A higher tier, or a key of your own, lifts the limit."
     return ModelError(
-        f"The {allowance.name}'s {what}. Try again in {max(1, ceil(wait))} s.{advice}",
+        f"The {allowance.name}'s {what}. Try again in {max(1, ceil(wait))} s. {allowance.remedy}".rstrip(),
         code="llm_rate_limited",
         retry_after=max(0.1, wait),
     )

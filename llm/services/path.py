@@ -32,8 +32,10 @@ class Standing:
 def rate_headers(user: User) -> dict[str, str]:
     """`X-RateLimit-*` of the user's calls with the platform's keys. Empty where nothing is limited, or known here."""
 
+    allowance = limits.allowance_of(user)
+
     async def look(of: Shared) -> dict[str, str]:
-        standing = await limits.standing_of(of, user_id=user.pk, tier=user.tier)
+        standing = await limits.standing_of(of, user_id=user.pk, allowance=allowance)
         return standing.headers if of.is_common else {}
 
     return _on_a_loop(look)

@@ -8,11 +8,15 @@ from typing import Any
 import pytest
 from django.db import connection, transaction
 from django.test import Client
+from django.utils.timezone import now
 
 from accounts.models import Tier, User
+from accounts.services import set_tier
 from billing.errors import UsageLimitExceeded
 from billing.models import RunBudget
+from billing.periods import Period
 from billing.services import limits_of, reserve_runs, usage_limit_exceeded
+from tests.billing.limits import all_at_once, give
 
 pytestmark = pytest.mark.django_db
 
@@ -28,8 +32,18 @@ def use(user: User, runs: int, now: datetime = NOVEMBER) -> None:
     RunBudget.objects.create(user=user, period_start=now.date().replace(day=1), runs=runs)
 
 
+def reserve(user: User, count: int, now: datetime = NOVEMBER, accepted: int = 0) -> int:
+    """`accepted` is how many the month had before it was first counted."""
+    return reserve_runs(user=user, count=count, now=now, accepted=lambda period: accepted)
+
+
+def commit(user: User, count: int, now: datetime = NOVEMBER, accepted: int = 0) -> int:
+    with transaction.atomic():
+        return reserve(user, count, now, accepted)
+
+
 def reserve_run(*, user: User, now: datetime) -> None:
-    if not reserve_runs(user=user, count=1, now=now):
+    if not reserve(user, 1, now):
         raise usage_limit_exceeded(user, now=now)
 
 
@@ -53,8 +67,8 @@ def test_the_last_run_is_accepted_and_the_next_is_402_with_the_way_out(free_user
 
 
 def test_of_several_at_once_as_many_are_granted_as_the_cap_leaves(free_user: User) -> None:
-    assert reserve_runs(user=free_user, count=998, now=NOVEMBER) == 998
-    assert [reserve_runs(user=free_user, count=3, now=NOVEMBER) for _ in range(2)] == [2, 0]
+    assert reserve(free_user, 998) == 998
+    assert [reserve(free_user, 3) for _ in range(2)] == [2, 0]
     assert RunBudget.objects.get().runs == 1000
 
 
@@ -127,6 +141,59 @@ def test_the_cap_is_exact_when_many_are_accepted_at_once(free_user: User, used: 
         accepted = sum(threads.map(accept, range(20)))
     assert accepted == (20 if used is None else 10)
     assert RunBudget.objects.get().runs == (used or 0) + accepted
+
+
+@pytest.mark.django_db(transaction=True)
+def test_runs_that_were_accepted_on_another_tier_count_also_when_many_come_first(free_user: User) -> None:
+    assert sum(all_at_once([lambda: commit(free_user, 1, accepted=995)] * 12)) == 5
+    assert RunBudget.objects.get().runs == 1000
+
+
+def test_what_was_accepted_before_is_asked_of_the_month_and_once(free_user: User) -> None:
+    asked: list[Period] = []
+
+    def accepted(period: Period) -> int:
+        asked.append(period)
+        return 1_000
+
+    for _ in range(3):
+        assert reserve_runs(user=free_user, count=1, now=NOVEMBER, accepted=accepted) == 0
+    assert asked == [Period(datetime(2026, 11, 1, tzinfo=UTC), datetime(2026, 12, 1, tzinfo=UTC))]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_limit_of_the_users_own_moves_the_cap_at_once_and_counts_what_was_used(free_user: User) -> None:
+    use(free_user, 1000)
+    override = give(free_user, "runs_per_month", 1001)
+    assert [commit(free_user, 1) for _ in range(2)] == [1, 0]
+    refused = usage_limit_exceeded(free_user, now=NOVEMBER)
+    assert refused.message.startswith("Your limit of 1,001 runs a month is used up.")
+    assert refused.details == {"limit": 1001, "used": 1001, "resetsAt": "2026-12-01T00:00:00Z"}
+    override.value = 5  # lower than what was used
+    override.save()
+    assert commit(free_user, 1) == 0
+
+
+@pytest.mark.django_db(transaction=True)
+def test_where_the_cap_is_lifted_runs_still_count_for_the_time_after(free_user: User) -> None:
+    until = NOVEMBER + timedelta(hours=1)
+    give(free_user, "runs_per_month", None, expires_at=until)
+    assert commit(free_user, 5000) == 5000
+    assert RunBudget.objects.get().runs == 5000
+    assert commit(free_user, 1, until) == 0
+
+
+def test_another_tier_drops_the_months_count_and_keeps_those_before(free_user: User) -> None:
+    use(free_user, 7, datetime(2020, 1, 1, tzinfo=UTC))
+    use(free_user, 1000, now())
+    set_tier(user=free_user, tier=Tier.PRO)
+    assert [row.runs for row in RunBudget.objects.all()] == [7]
+
+
+def test_a_tier_that_the_user_has_already_drops_nothing(free_user: User) -> None:
+    use(free_user, 1000, now())
+    set_tier(user=free_user, tier=Tier.FREE)
+    assert RunBudget.objects.get().runs == 1000
 
 
 def test_every_tier_has_its_limits() -> None:

@@ -27,7 +27,7 @@ from billing.stripe.client import client
 from billing.stripe.prices import tier_of_price
 from bloxserver.core.errors import Conflict
 from executions import history, tasks
-from executions.usage import runs_of
+from executions.usage.counting import runs_of
 from flows.models import Flow, FlowStatus
 from tests.billing.shop import Shop
 from tests.conftest import api_as

@@ -53,6 +53,7 @@ def test_the_deployment_check_finds_nothing_to_say_about_a_production_environmen
         ("BLOX_DEV_AUTH", "1", {}),
         ("BLOX_PUBLIC_URL", "flows.example.com", {}),
         ("BLOX_STREAM_LIMIT", "32", {}),
+        ("BLOX_HTTP_ALLOW", "127.0.0.1:1-65535", {}),
         ("BLOX_WORKER_TIERS", "gold", {}),
         ("BLOX_WEB_PROCESSES", "2", {"REDIS_URL": None}),
         ("CLERK_ISSUER", None, {"CLERK_JWKS_URL": "https://clerk.example.com/jwks", "CLERK_AUTHORIZED_PARTIES": "x"}),

@@ -20,12 +20,13 @@ from rest_framework.test import APIClient
 from standardwebhooks import Webhook, WebhookVerificationError
 
 from accounts.models import User
+from bloxserver.core.outbox import MAX_ATTEMPTS
 from executions import tasks
 from executions.dispatch import FAILURES_REST_SECONDS
 from executions.engine.sweeper import sweep
 from executions.failures import see_to_failures
 from executions.models import Execution, FailureNotice, State
-from executions.notices import MAX_ATTEMPTS, claim, deliver, work_off_failures
+from executions.notices import claim, deliver, work_off_failures
 from flows.models import Flow
 from tests.executions.flows import result, run, start
 from tests.local_server import LocalServer, answer, serving

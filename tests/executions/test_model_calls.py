@@ -24,6 +24,7 @@ from llm import catalogue, wire
 from llm.exchange import Answer, Caller, Hop, Request
 from llm.models import Provider
 from llm.path import pool
+from llm.path.limits import OWN_KEY
 from llm.path.shared import shared
 from llm.services import endpoints_for, forget_pool
 from tests.executions.flows import result, retry_from_failed, run, start, trace
@@ -255,7 +256,7 @@ def test_a_retry_s_cost_is_of_what_it_asked_itself(api: APIClient, drain: Drain,
 
 @pytest.mark.once
 def test_what_was_lost_is_reckoned_at_the_price_of_who_was_asked() -> None:
-    caller = Caller(new_id(), "pro", new_id())
+    caller = Caller(new_id(), "pro", OWN_KEY, new_id())
     call = ModelCall(new_id(), caller, Request("openai:gpt-4", ()), [], tokens=2_000, tokens_out=1_000)
     lost = Hop("openai", "gpt-4", "unavailable", 5, may_be_charged=True)
     answered = Hop("acme", "echo-1", "answered", 5)

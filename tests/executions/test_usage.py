@@ -1,6 +1,7 @@
-"""`GET /usage`: what a month has used of what the tier allows."""
+"""`/usage`: what a month has used of what the tier allows, and what past months and days have."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from rest_framework.test import APIClient
 from accounts.models import Tier, User
 from billing.models import DeletedRuns
 from billing.months import month_of, month_resets_at, month_starts_at
-from billing.periods import Period, period_of
+from billing.periods import Period, period_of, periods_of
 from billing.runs import run_usage
 from executions import history, tasks
 from tests.billing.metering import call, settle_llm
@@ -130,6 +131,123 @@ def test_the_day_that_is_under_way_remains(alice: User, now: datetime, days: int
     assert run_usage(user=alice, runs=0, period=period, now=now).days_remaining == days
 
 
+# By period. ------------------------------------------------------------------------------------------------------
+def joined(user: User, at: datetime) -> None:
+    User.objects.filter(pk=user.pk).update(created_at=at)
+
+
+def history_of(api: APIClient, query: str = "") -> dict[str, Any]:
+    answer = api.get(f"/api/v1/usage/history{query}")
+    assert answer.status_code == 200, answer.content
+    shown: dict[str, Any] = answer.json()
+    return shown
+
+
+def test_the_history_goes_back_from_this_month_to_the_one_in_which_the_user_joined(api: APIClient, alice: User) -> None:
+    joined(alice, month() - timedelta(days=40))
+    flow = make_flow(alice)
+    for at in (month(), month(), month() - timedelta(microseconds=1)):
+        make_execution(flow, started_at=at)
+    DeletedRuns.objects.create(user=alice, starts_at=month() - timedelta(days=1), runs=7)
+    settle_llm(call=call(alice), now=month() - timedelta(seconds=1))
+    settle_llm(call=call(alice, cost="0.25"), now=month())
+    shown = history_of(api)
+    before = month_starts_at(month_of(month() - timedelta(days=1)))
+    assert [(row["periodStart"], row["periodEnd"], row["runsUsed"]) for row in shown["items"][:2]] == [
+        (f"{month():%Y-%m-%dT%H:%M:%SZ}", f"{month_resets_at(month_of(month())):%Y-%m-%dT%H:%M:%SZ}", 2),
+        (f"{before:%Y-%m-%dT%H:%M:%SZ}", f"{month():%Y-%m-%dT%H:%M:%SZ}", 8),
+    ]
+    assert [(row["tokensUsed"], row["cost"]) for row in shown["items"]] == [(1_000, 0.25), (1_000, 1.0), (0, 0.0)]
+    assert (shown["total"], shown["hasMore"]) == (3, False)
+
+
+def test_only_the_period_under_way_has_a_limit_and_an_overage(api: APIClient, alice: User) -> None:
+    joined(alice, month() - timedelta(days=1))
+    DeletedRuns.objects.create(user=alice, starts_at=month(), runs=100_250)
+    DeletedRuns.objects.create(user=alice, starts_at=month() - timedelta(days=1), runs=100_250)
+    rows = history_of(api)["items"]
+    assert [[row[name] for name in ("runsLimit", "runsPercentage", "estimatedOverage")] for row in rows] == [
+        [100_000, 100.25, 0.125],
+        [None, None, None],
+    ]
+
+
+def test_a_page_of_the_history_costs_the_same_however_long_it_is(
+    api: APIClient, alice: User, django_assert_max_num_queries: Any
+) -> None:
+    joined(alice, datetime(1990, 1, 15, tzinfo=UTC))
+    DeletedRuns.objects.create(user=alice, starts_at=datetime(1990, 1, 31, tzinfo=UTC), runs=3)
+    months = (timezone.now().year - 1990) * 12 + timezone.now().month
+    with django_assert_max_num_queries(3):  # who asks, runs, calls
+        shown = history_of(api, f"?pageSize=100&page={months // 100 + 1}")
+    assert (shown["total"], shown["items"][-1]["periodStart"]) == (months, "1990-01-01T00:00:00Z")
+    assert [row["runsUsed"] for row in shown["items"][-2:]] == [0, 3]
+
+
+def test_months_meet_without_a_gap(alice: User) -> None:
+    until, since = datetime(2028, 3, 31, 23, 59, tzinfo=UTC), datetime(2027, 11, 1, tzinfo=UTC)
+    periods = list(periods_of(user=alice, until=until, since=since))
+    assert [f"{period.starts_at:%Y-%m}" for period in periods] == [
+        "2028-03",
+        "2028-02",
+        "2028-01",
+        "2027-12",
+        "2027-11",
+    ]
+    assert all(later.starts_at == earlier.ends_at for later, earlier in pairwise(periods))
+
+
+def test_a_day_within_which_periods_meet_belongs_to_one_of_them() -> None:
+    noon = datetime(2026, 11, 15, 12, tzinfo=UTC)
+    midnight = datetime(2026, 12, 15, tzinfo=UTC)
+    earlier, later = Period(noon - timedelta(days=30), noon), Period(noon, midnight)
+    assert (earlier.days[1], later.days) == (date(2026, 11, 15), (date(2026, 11, 16), date(2026, 12, 14)))
+
+
+# By day. ---------------------------------------------------------------------------------------------------------
+def daily_of(api: APIClient, query: str = "") -> list[dict[str, Any]]:
+    answer = api.get(f"/api/v1/usage/daily{query}")
+    assert answer.status_code == 200, answer.content
+    shown: list[dict[str, Any]] = answer.json()
+    return shown
+
+
+def test_each_day_has_its_runs_kept_and_deleted_and_its_calls(api: APIClient, alice: User, bob: User) -> None:
+    flow, day = make_flow(alice), datetime(2026, 5, 2, tzinfo=UTC)
+    for at in (day, day + timedelta(hours=23, minutes=59), day - timedelta(microseconds=1), day + timedelta(days=2)):
+        make_execution(flow, started_at=at)
+    make_execution(make_flow(bob), started_at=day)
+    DeletedRuns.objects.create(user=alice, starts_at=day, runs=5)
+    DeletedRuns.objects.create(user=bob, starts_at=day, runs=5)
+    settle_llm(call=call(alice, cost="0.5"), now=day)
+    settle_llm(call=call(alice, cost=None, model="o3"), now=day)
+    rows = daily_of(api, "?from=2026-05-01&to=2026-05-03")
+    assert [(row["day"], row["runs"]) for row in rows] == [("2026-05-01", 1), ("2026-05-02", 7), ("2026-05-03", 0)]
+    assert [(row["calls"], row["tokensIn"], row["tokensOut"], row["cost"]) for row in rows] == [
+        (0, 0, 0, 0.0),
+        (2, 1_800, 200, 0.5),
+        (0, 0, 0, 0.0),
+    ]
+
+
+def test_without_days_it_is_the_period_up_to_today(api: APIClient, alice: User) -> None:
+    days = [row["day"] for row in daily_of(api)]
+    assert (days[0], days[-1], len(days)) == (f"{month():%Y-%m-%d}", f"{timezone.now():%Y-%m-%d}", timezone.now().day)
+    assert [row["day"] for row in daily_of(api, "?to=2026-02-02")] == ["2026-02-01", "2026-02-02"]
+
+
+@pytest.mark.parametrize("query", ["from=2026-05-02&to=2026-05-01", "from=2025-05-01&to=2026-05-02", "to=9999-12-31"])
+def test_more_than_366_days_or_none_are_refused(api: APIClient, alice: User, query: str) -> None:
+    answer = api.get(f"/api/v1/usage/daily?{query}")
+    assert (answer.status_code, list(answer.json()["details"])) == (400, ["from"])
+
+
+def test_the_first_and_the_last_days_there_are_can_be_asked_for(api: APIClient, alice: User) -> None:
+    assert len(daily_of(api, "?from=0001-01-01&to=0001-01-02")) == 2
+    assert len(daily_of(api, "?from=9999-12-30&to=9999-12-31")) == 2
+
+
+# In the admin. ---------------------------------------------------------------------------------------------------
 def test_the_admin_shows_deleted_runs_and_changes_none(admin_client: Client, alice: User) -> None:
     row = DeletedRuns.objects.create(user=alice, starts_at=month(), runs=7)
     page = admin_client.get("/admin/billing/deletedruns/", {"q": "alice@"})

@@ -8,7 +8,7 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from rest_framework.test import APIClient
 
-from accounts.models import User
+from accounts.models import Tier, User
 from bloxserver.core.crypto import decrypt
 from flows.models import AgentMemory, Flow, FlowStatus, FlowVersion, KeyValue, Secret, Variable
 from tests.flows.samples import BROKEN, CHANGED, SOUND, make_flow, start
@@ -129,6 +129,16 @@ def test_an_operator_makes_a_flow_for_a_user(admin_client: Client, alice: User) 
 
     flow = Flow.objects.get()
     assert (flow.user, flow.status, flow.organism_yaml) == (alice, FlowStatus.STOPPED, SOUND)
+
+
+def test_an_operator_adds_no_flow_over_the_limit_of_its_user(admin_client: Client, alice: User) -> None:
+    User.objects.filter(pk=alice.pk).update(tier=Tier.FREE)
+    Flow.objects.create(user=alice, name="First")
+    form = {"user": str(alice.pk), "name": "Second", "organism_yaml": SOUND}
+    page = admin_client.post(f"{LIST}add/", form, follow=True).content.decode()
+
+    assert "limit is 1 flow, and you have as many" in page
+    assert [flow.name for flow in Flow.objects.all()] == ["First"]
 
 
 def test_oversized_yaml_is_an_error_of_the_form(admin_client: Client, api: APIClient) -> None:

@@ -18,9 +18,10 @@ django.setup()
 
 from django.conf import settings  # noqa: E402
 
+from bloxserver.core.loops import background_done  # noqa: E402
 from llm.ask import ask  # noqa: E402
 from llm.errors import ModelError  # noqa: E402
-from llm.exchange import Caller, Endpoint  # noqa: E402
+from llm.exchange import Allowance, Caller, Endpoint  # noqa: E402
 from llm.path.shared import Shared  # noqa: E402
 from tests.llm.stores import question  # noqa: E402
 
@@ -30,13 +31,14 @@ async def serve(redis_url: str, endpoints: list[Endpoint]) -> None:
     shared = Shared(redis_url, clock=lambda: now)
     while line := await asyncio.to_thread(sys.stdin.readline):
         now = json.loads(line)["now"]
-        caller = Caller(uuid4(), "enterprise")
+        caller = Caller(uuid4(), "enterprise", Allowance("enterprise tier", 300, 500_000, 50))
         said: object
         try:
             answer = await ask(question(), caller=caller, endpoints=[endpoints], timeout=30, shared=shared)
             said = [[hop.provider, hop.outcome] for hop in answer.path]
         except ModelError as error:
             said = {"error": error.message}
+        await background_done()  # what the breaker is told is told behind the answer
         print(json.dumps(said), flush=True)
     await shared.close()
 

@@ -7,8 +7,9 @@ from uuid import UUID, uuid4
 
 import redis
 
+from billing.tiers import TIERS
 from bloxserver.core.loops import background_done
-from llm.exchange import Caller, Endpoint, Request, UserMessage
+from llm.exchange import Allowance, Caller, Endpoint, Request, UserMessage
 from llm.path import admission
 from llm.path.shared import PREFIX, Shared
 
@@ -72,4 +73,9 @@ def question(text: str = "What is the answer?", **other: Any) -> Request:
 
 
 def caller(tier: str = "pro", user_id: UUID | None = None) -> Caller:
-    return Caller(user_id or uuid4(), tier)
+    return Caller(user_id or uuid4(), tier, allowance_by(tier))
+
+
+def allowance_by(tier: str) -> Allowance:
+    of = TIERS[tier]
+    return Allowance(f"{tier} tier", of.llm_requests_per_minute, of.llm_tokens_per_minute, of.llm_concurrent)

@@ -348,7 +348,7 @@ def test_where_the_tiers_limit_is_reached_a_fallback_with_an_own_key_answers() -
 
 # Limits. ----------------------------------------------------------------------------------------------------------
 def tokens_left(store: Store, by: Caller) -> int:
-    return store.run(limits.standing_of(store.shared, user_id=by.user_id, tier=by.tier)).tokens_left
+    return store.run(limits.standing_of(store.shared, user_id=by.user_id, allowance=by.allowance)).tokens_left
 
 
 def test_what_a_call_used_is_counted_when_it_has_ended(store: Store) -> None:

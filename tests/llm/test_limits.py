@@ -7,15 +7,16 @@ from uuid import UUID, uuid4
 import pytest
 import redis
 
-from accounts.models import Tier
+from accounts.models import Tier, User
 from llm.errors import ModelError
+from llm.exchange import Allowance
 from llm.path import limits
-from llm.path.limits import OWN_KEY, Allowance, Taken, Wanted, allowance_of
+from llm.path.limits import OWN_KEY, Taken, Wanted, allowance_of
 from llm.path.shared import LEASE_SECONDS
-from tests.llm.stores import Store, question
+from tests.llm.stores import Store, allowance_by, question
 
 USER = uuid4()
-FREE = allowance_of(Tier.FREE)
+FREE = allowance_by(Tier.FREE)
 
 
 async def taking(store: Store, *, tokens: int = 1, allowance: Allowance = FREE, user: UUID = USER) -> Taken:
@@ -48,13 +49,26 @@ def refusal(store: Store, **of: Any) -> ModelError:
 
 @pytest.mark.once
 def test_each_tier_has_the_limits_of_the_table() -> None:
-    table = {tier: (of.requests, of.tokens, of.at_once) for tier in Tier.values for of in [allowance_of(tier)]}
+    table = {
+        tier: (of.requests, of.tokens, of.at_once) for tier in Tier.values for of in [allowance_of(User(tier=tier))]
+    }
     assert table == {
         "free": (10, 10_000, 2),
         "pro": (60, 100_000, 10),
         "enterprise": (300, 500_000, 50),
         "high_frequency": (10_000, 10_000_000, 500),
     }
+
+
+def test_a_refusal_says_whose_limit_it_is_and_what_lifts_it(store: Store) -> None:
+    own = Allowance("account", 1, 100, 1, remedy="A key of your own lifts the limit.")
+    use(store, allowance=own)
+    assert refusal(store, allowance=own).message == (
+        "The account's 1 model calls a minute are used up. Try again in 120 s. A key of your own lifts the limit."
+    )
+    for _ in range(OWN_KEY.at_once):
+        take(store, allowance=OWN_KEY)
+    assert refusal(store, allowance=OWN_KEY).message.endswith("Try again in 3 s.")
 
 
 def test_the_eleventh_request_within_a_minute_is_refused_and_told_when_to_come_back(store: Store) -> None:
@@ -180,7 +194,7 @@ def test_the_headers_tell_limit_remainder_and_reset(store: Store) -> None:
         "X-RateLimit-Remaining-Tokens": "6000",
         "X-RateLimit-Reset-LLM": "120",
     }
-    assert store.run(limits.standing_of(store.shared, user_id=USER, tier=Tier.FREE)) == taken.standing
+    assert store.run(limits.standing_of(store.shared, user_id=USER, allowance=FREE)) == taken.standing
 
 
 @pytest.mark.once

@@ -15,13 +15,13 @@ from accounts.services import apply_clerk_event
 from billing.models import LlmUsage
 from llm import tasks
 from llm.ask import ask
-from llm.exchange import Answer, Caller, Request
+from llm.exchange import Answer, Request
 from llm.models import CacheUse, Provider
 from llm.path.breakers import FAILURES
 from llm.path.shared import shared
 from llm.services import forget_answers, rate_headers
 from tests.conftest import api_as
-from tests.llm.stores import endpoint
+from tests.llm.stores import caller, endpoint
 from tests.llm.test_ask import COLD, DOWN, WARM
 from tests.llm.test_ask import Provider as Answering
 
@@ -43,7 +43,7 @@ def asked(user: User, asking: Request = COLD, *, fails: bool = False, at: str = 
         try:
             return await ask(
                 asking,
-                caller=Caller(user.pk, user.tier),
+                caller=caller(user.tier, user.pk),
                 endpoints=[[endpoint(at, concurrency=4), endpoint("b", priority=1)]],
                 timeout=5,
                 call=provider,

@@ -106,3 +106,16 @@ def test_the_tier_of_a_chosen_user_is_set(view: Window) -> None:
     view.page.select_option("select[name=tier]", "pro")
     view.follow("button[name=index]")
     assert view.page.locator(".messagelist").inner_text() == "1 user is now on Pro."
+
+
+def test_a_limit_of_a_customers_own_is_added_and_shown(view: Window) -> None:
+    view.open("/admin/billing/customer/?q=mia")
+    view.follow("#result_list tbody th a")
+    view.page.click("#limit_overrides-group .add-row a")
+    row = "#id_limit_overrides-0"
+    view.page.select_option(f"{row}-limit", "triggers_per_flow")
+    view.page.fill(f"{row}-value", "8")
+    view.page.fill(f"{row}-reason", "Agreed by mail")
+    view.follow("input[name=_continue]")
+    shown = view.page.locator(".blox-limits tr", has_text="triggers a flow")
+    assert shown.inner_text().split("\t")[2:] == ["8", "8", "it is deleted"]

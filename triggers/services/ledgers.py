@@ -1,4 +1,4 @@
-"""Old rows of the ledgers go, as the tier's history says, and all of a trigger that is deleted."""
+"""Old rows of the ledgers go, as their owner's limit says, and all of a trigger that is deleted."""
 
 from collections.abc import Iterable
 from datetime import datetime, timedelta
@@ -18,7 +18,7 @@ ERASED_ROWS = 2000  # of deleted triggers in one transaction
 
 
 def prune_ledgers(now: datetime) -> int:
-    """Delete deliveries and moments older than the history of their tenant's tier; how many went.
+    """Delete deliveries and moments older than their tenant's history; how many went.
 
     One call takes the triggers whose turn is longest ago, some of them and some of their rows, so it is short however
     much there is. A trigger with more to delete stays first in line. Safe in any number of clocks: rows are deleted by

@@ -1,6 +1,6 @@
 """Triggers come, change, fire on request and go.
 
-Writes lock the flow first: it orders them against each other, which makes the tier's cap exact, and against the flow's
+Writes lock the flow first: it orders them against each other, which makes the cap exact, and against the flow's
 start and stop, so that a schedule is armed exactly when its flow runs.
 """
 
@@ -11,9 +11,10 @@ from typing import Any
 
 from django.db import transaction
 
-from billing.services import limits_of
+from billing.services import is_overridden, limits_of, whose_limit
 from bloxserver.core.crypto import encrypt
 from bloxserver.core.errors import InvalidInput, NotFound
+from bloxserver.core.words import so_many
 from executions.models import Execution, TriggerType
 from executions.services import accept_execution
 from flows.models import Flow
@@ -164,9 +165,10 @@ def _lock(trigger: Trigger) -> tuple[Flow, Trigger]:
 def _require_room(flow: Flow) -> None:
     limit = limits_of(flow.user).triggers_per_flow
     if Trigger.objects.filter(flow=flow).count() >= limit:
+        upgrade = "" if is_overridden(flow.user, "triggers_per_flow") else ", or upgrade"
         raise TriggerLimitReached(
-            f"A flow of the {flow.user.tier} tier has at most {limit:,} triggers, and this one has as many. "
-            "Delete one, or upgrade to make more.",
+            f"{whose_limit(flow.user, 'triggers_per_flow')} is {so_many(limit, 'trigger')} a flow, and this one has as many. "
+            f"Delete one{upgrade} to make another.",
             details={"limit": limit, "tier": flow.user.tier},
         )
 
