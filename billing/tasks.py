@@ -3,13 +3,13 @@
 from celery import shared_task
 from django.utils import timezone
 
-from billing import run_mails
+from billing import run_mails, subscription_mails
 from billing.dispatch import Job
 from billing.metering import housekeeping, mails
 from billing.stripe import events, services
 from bloxserver.core.background import Background
 
-MAILS = (mails, run_mails)
+MAILS = (mails, run_mails, subscription_mails)
 
 
 @shared_task(name=Job.KEEP_BUDGETS, ignore_result=True)

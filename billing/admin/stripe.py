@@ -5,7 +5,6 @@ from typing import Any, ClassVar
 from django.contrib import admin
 
 from billing.models import (
-    BillingMail,
     FlowCapReview,
     OverageReport,
     StripeCustomer,
@@ -69,12 +68,6 @@ class OverageReportAdmin(OfUserAdmin):
     list_filter = ("period_start", "sent_at")
     search_fields = ("user__email", "=user__id", "=identifier")
     search_help_text = "The user's e-mail or id, or the identifier that Stripe has"
-
-
-@admin.register(BillingMail)
-class BillingMailAdmin(OfUserAdmin):
-    list_display = ("kind", "user", "created_at", "sent_at", "attempts", "due_at", "error")
-    list_filter = ("kind", "created_at", "sent_at")
 
 
 @admin.register(FlowCapReview)
