@@ -61,7 +61,7 @@ def _values(context: dict[str, Any], user: User) -> dict[str, Any]:
     return {
         **values,
         **titles,
-        "name": " ".join(user.name.split()),
+        "name": " ".join((user.name or "").split()),
         "limits": limits,
         "flows": f"{limits.flows:,}",
         "runs": "" if limits.runs_per_month is None else f"{limits.runs_per_month:,}",

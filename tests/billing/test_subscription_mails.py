@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 from django.core import mail
+from django.core.mail import EmailMultiAlternatives
 from django.test import Client
 from django.utils import timezone
 from pytest_django import Settings
@@ -31,7 +32,8 @@ def sent(user: User, kind: MailKind, **changes: Any) -> tuple[str, str, str]:
     subscription_mails.send_due_mails()
     [message] = mail.outbox
     assert message.to == [user.email]
-    [(html, mimetype)] = message.alternatives  # type: ignore[attr-defined]
+    assert isinstance(message, EmailMultiAlternatives)
+    [(html, mimetype)] = message.alternatives
     assert mimetype == "text/html"
     return str(message.subject), str(message.body), str(html)
 
