@@ -109,6 +109,7 @@ def indexes_alone() -> dict[str, str]:
     return found
 
 
+@full_form_only  # half a minute
 @pytest.mark.experiment
 def test_e21_indexes_are_made_under_load(begin: Begin, server: Server) -> None:
     if not (before := indexes_alone()):
