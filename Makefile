@@ -76,7 +76,8 @@ $(VENV)/installed: requirements.txt | $(PYTHON)
 	@cp requirements.txt $@
 
 $(VENV)/installed-dev: requirements-dev.txt $(VENV)/installed
-	@cmp -s requirements-dev.txt $@ || { echo "Installing what tests and checks need ..." && $(PIP) -r requirements-dev.txt; }
+	@cmp -s requirements-dev.txt $@ || { echo "Installing what tests and checks need ..." && $(PIP) -r requirements-dev.txt && \
+		{ $(PYTHON) -m compileall -qq -j 0 $(VENV)/lib || true; }; }  # else each of several test processes compiles all it imports
 	@cp requirements-dev.txt $@
 
 $(PYTHON):

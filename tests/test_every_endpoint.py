@@ -324,6 +324,7 @@ def test_without_a_token_it_is_401(method: str, path: str, public: Caller) -> No
     assert public(401, method, with_ids(path, {}), {})["code"] == "not_authenticated"
 
 
+@pytest.mark.once
 @pytest.mark.django_db
 @pytest.mark.parametrize(("method", "path"), [param for param in under_api() if "{" in param.values[1]])
 def test_an_unknown_id_is_404(method: str, path: str, call: Caller) -> None:
@@ -332,6 +333,7 @@ def test_an_unknown_id_is_404(method: str, path: str, call: Caller) -> None:
     assert call(404, method, with_ids(path, {}), {"value": 1})["code"] == "not_found"
 
 
+@pytest.mark.once
 @pytest.mark.django_db
 @pytest.mark.parametrize(("method", "path"), under_api(with_body=True))
 @pytest.mark.parametrize(
@@ -372,6 +374,7 @@ def wrongly_typed() -> list[Any]:
     return cases
 
 
+@pytest.mark.once
 @pytest.mark.django_db
 @pytest.mark.parametrize(("method", "path", "body"), wrongly_typed())
 def test_a_field_of_the_wrong_type_is_400_that_names_it(

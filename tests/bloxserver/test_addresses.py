@@ -21,6 +21,8 @@ from bloxserver.core.guarded_transport import ssl_context
 from bloxserver.core.safe_http import BlockedAddress, GuardedClient, GuardedResponse, InvalidRequest, NotSent
 from tests.local_server import LocalServer, answer, serving
 
+pytestmark = pytest.mark.once
+
 PUBLIC = "93.184.216.34"
 
 # A resolver of our own: what an attacker's DNS could say.

@@ -52,7 +52,7 @@ def test_e5_clocks_at_once_are_killed_again_and_again(begin: Begin, server: Serv
         schedules = make_schedules(server, flows, configs, since=start, until=start + minutes * MINUTE)
         trial.schedules.append(schedules)
         right_after = 0
-        fake.set(start, rate=minutes * 60 / scaled(150, least=25))
+        fake.set(start, rate=minutes * 60 / scaled(150, least=15))
         while fake.now() < schedules.until:
             before = moments_on_record(server)
             if trial.random.random() < 0.6:

@@ -9,6 +9,8 @@ from flows.blocks import get_block
 from flows.blocks.base import Arrival, BlockError, Output
 from tests.flows.fakes import FakeContext, Known, run_block
 
+pytestmark = pytest.mark.once
+
 
 def block(name: str) -> Any:
     found = get_block(f"blox.{name}")

@@ -15,6 +15,8 @@ from flows.blocks.base import BlockError, Effects
 from flows.blocks.email import Email
 from tests.flows.fakes import FakeContext, run_block
 
+pytestmark = pytest.mark.once
+
 
 class SmtpServer:
     """Speaks enough of RFC 5321; `replies` says what a verb is answered other than 250. None hangs up."""

@@ -15,6 +15,8 @@ from flows.blocks.http import Http, parse_body, retry_after
 from tests.flows.fakes import run_block
 from tests.local_server import LocalServer, Received, answer, serving
 
+pytestmark = pytest.mark.once
+
 
 def route(request: Received) -> bytes:
     path = request.target.partition("?")[0]
