@@ -50,7 +50,8 @@ class CustomerAdmin(MoneyActions):
     search_fields = ("email", "name", "clerk_subject", "=id")
     search_help_text = "E-mail, name, Clerk id or id"
     actions = ("change_tier", *OF_STRIPE)
-    fields = readonly_fields = ("id", "email", "name", "tier", "runs", "created_at")
+    fields = (("email", "name", "id"), ("tier", "runs", "created_at"))
+    readonly_fields = ("id", "email", "name", "tier", "runs", "created_at")
     inlines = (LimitOverrideInline,)
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Customer]:

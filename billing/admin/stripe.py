@@ -23,7 +23,7 @@ from billing.models import (
     SubscriptionPeriod,
 )
 from billing.stripe.services import replay_event
-from bloxserver.core.admin import ButtonsAdmin, HistoryAdmin, status_pill, tell
+from bloxserver.core.admin import ButtonsAdmin, HistoryAdmin, status_pill, tell, two_lines
 from bloxserver.core.errors import DomainError
 
 SECONDS = 20.0  # of one replay of many, for which a person waits
@@ -75,7 +75,7 @@ class EventState(admin.SimpleListFilter):
     parameter_name = "state"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        return [("done", "done"), ("due", "due"), ("failing", "failed, to be tried again"), ("given_up", "given up")]
+        return [("done", "done"), ("due", "due"), ("failing", "failing, due again"), ("given_up", "given up")]
 
     def queryset(self, request: HttpRequest, queryset: Any) -> Any:
         match self.value():
@@ -94,7 +94,7 @@ class EventState(admin.SimpleListFilter):
 class StripeEventAdmin(ButtonsAdmin, OfUserAdmin):
     """What came, and what became of it. Handling one again is safe, whatever became of it."""
 
-    list_display = ("id", "type", "pill", "received_at", "handled_at", "attempts", "due_at", "short_error")
+    list_display = ("type_and_id", "pill", "attempts", "received_at", "short_error")
     list_filter = (EventState, "flag", "type", "received_at")
     list_select_related = ()
     search_fields = ("=id", "type", "=customer", "payload")
@@ -104,6 +104,10 @@ class StripeEventAdmin(ButtonsAdmin, OfUserAdmin):
     def get_queryset(self, request: HttpRequest) -> QuerySet[StripeEvent]:
         """Without what is long: the page of one event reads its own payload."""
         return super().get_queryset(request).defer("payload")
+
+    @admin.display(description="event", ordering="type")
+    def type_and_id(self, event: StripeEvent) -> SafeString:
+        return two_lines(event.type, event.pk)
 
     @admin.display(description="state", ordering="handled_at")
     def pill(self, event: StripeEvent) -> SafeString:

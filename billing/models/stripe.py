@@ -183,7 +183,9 @@ class StripeEvent(models.Model):
 
     @property
     def state(self) -> str:
-        """`done`, `due`, `given up`, or the flag where nothing came of it."""
+        """`done`, `due`, `failing` (due again), `given up`, or the flag where nothing came of it."""
         if self.handled_at is not None:
             return self.get_flag_display().lower() if self.flag else "done"
-        return "due" if self.due_at is not None else "given up"
+        if self.due_at is None:
+            return "given up"
+        return "failing" if self.error else "due"

@@ -23,6 +23,8 @@ TONES = {
     "timeout": "bad",
     "done": "good",
     "due": "busy",
+    "sent": "good",
+    "failing": "bad",
     "given up": "bad",
 }
 

@@ -61,7 +61,7 @@ def test_a_replay_that_fails_says_why_and_is_tried_again_later(admin_client: Cli
     shop.stripe.fail_next(2)
     assert "Replayed: it failed. " in replay(admin_client, event).content.decode()
     event.refresh_from_db()
-    assert (event.handled_at, event.due_at is not None, event.state) == (None, True, "due")
+    assert (event.handled_at, event.due_at is not None, event.state) == (None, True, "failing")
     assert LogEntry.objects.get().get_change_message().startswith("Replayed: it failed. ")
     assert event.pk in admin_client.get(EVENTS, {"state": "failing"}).content.decode()
 

@@ -16,10 +16,25 @@ from datetime import timedelta
 from django.utils import timezone
 user = User.objects.get(email="{email}")
 midnight = timezone.now().replace(hour=0, minute=0, second=0, microsecond=0)
-runs = [(4100 + 137 * (day * day % 23)) * (day % 7 > 1) + 310 * (day % 7 == 1) for day in range({days})]
+runs = [(5100 + 137 * (day * day % 23)) * (day % 7 > 1) + 310 * (day % 7 == 1) for day in range({days})]
 DeletedRuns.objects.bulk_create(
-    DeletedRuns(user=user, starts_at=midnight - timedelta(days=day, seconds=-1), runs=count) for day, count in enumerate(runs) if count
+    DeletedRuns(user=user, starts_at=midnight - timedelta(days=day, seconds=-1), runs=count)
+    for day, count in enumerate(runs)
+    if count
 )
+"""
+TELL_OF_OVERAGE = """
+from billing.stripe.services import work
+from django.utils import timezone
+from executions.overage import report_overage
+report_overage(now=timezone.now())
+work()
+"""
+WAIT = """
+import time
+from billing.models import StripeEvent
+while not ({true}):
+    time.sleep(0.2)
 """
 
 
@@ -38,7 +53,7 @@ def settings_of(stripe: StripeServer) -> dict[str, str]:
 
 
 def subscribe_and_stay(server: Server, stripe: StripeServer) -> None:
-    """Leo subscribes, pays after the trial, renews, runs more than is included, and a payment fails."""
+    """Leo subscribes, pays after the trial and runs more than is included; the last event cannot be handled yet."""
     server.manage("stripe_setup")
     stripe.send_webhooks_to(f"{server.url}/webhooks/stripe")
     leo = Tenant(server.url, LEO)
@@ -48,4 +63,8 @@ def subscribe_and_stay(server: Server, stripe: StripeServer) -> None:
     wait_until(lambda: leo.send("GET", f"{API}/me")["tier"] == "pro")
     server.manage("shell", "-c", RUNS.format(email=LEO, days=DAYS))
     stripe.advance_to(datetime.now(UTC))
-    stripe.flush()
+    server.manage("shell", "-c", WAIT.format(true="not StripeEvent.objects.filter(handled_at=None)"))
+    server.manage("shell", "-c", TELL_OF_OVERAGE)
+    stripe.fail_next(2)
+    stripe.add_card(stripe.objects("customer")[0]["id"])
+    server.manage("shell", "-c", WAIT.format(true="StripeEvent.objects.exclude(error='')"))

@@ -37,7 +37,8 @@ class Server:
 def running_server(http_allow: str, **settings: str) -> Iterator[Server]:
     """`manage.py up --demo` on SQLite and the filesystem broker, in which `dev:<email>` signs in.
 
-    Flows may call `http_allow` ("host:port"); `settings` are more of the environment. Raises RuntimeError with the log when it does not get ready.
+    Flows may call `http_allow` ("host:port"); `settings` are more of the environment. Raises RuntimeError with the log
+    when it does not get ready.
     """
     with tempfile.TemporaryDirectory(prefix="bloxserver-pages-") as folder:
         environment = _environment(folder, http_allow) | settings
