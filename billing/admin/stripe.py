@@ -4,6 +4,7 @@ import time
 from typing import Any, ClassVar
 
 from django.contrib import admin, messages
+from django.contrib.admin.utils import flatten
 from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.urls import reverse
@@ -100,6 +101,19 @@ class StripeEventAdmin(ButtonsAdmin, OfUserAdmin):
     search_fields = ("=id", "type", "=customer", "payload")
     search_help_text = "Stripe's id of the event or of the customer, its type, or anything in it"
     actions = ("replay",)
+    page = (
+        ("pill", "attempts", "flag"),
+        ("type", "id", "customer"),
+        ("created", "received_at", "handled_at", "due_at"),
+        "error",
+        "body",
+    )
+
+    def get_fields(self, request: Any, obj: Any = None) -> Any:
+        return self.page
+
+    def get_readonly_fields(self, request: Any, obj: Any = None) -> Any:
+        return flatten(self.page)
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[StripeEvent]:
         """Without what is long: the page of one event reads its own payload."""
@@ -112,6 +126,10 @@ class StripeEventAdmin(ButtonsAdmin, OfUserAdmin):
     @admin.display(description="state", ordering="handled_at")
     def pill(self, event: StripeEvent) -> SafeString:
         return status_pill(event.state)
+
+    @admin.display(description="payload")
+    def body(self, event: StripeEvent) -> SafeString:
+        return format_html('<pre class="blox-json">{}</pre>', event.payload)
 
     @admin.display(description="error")
     def short_error(self, event: StripeEvent) -> SafeString:
