@@ -92,6 +92,10 @@ class StripeEventQuerySet(models.QuerySet["StripeEvent"]):
     def due(self, now: datetime) -> Self:
         return self.filter(due_at__lte=now)
 
+    def given_up(self) -> Self:
+        """Those that have failed as often as they are tried: only an operator has them tried again."""
+        return self.filter(handled_at=None, due_at=None)
+
 
 class OverageReportQuerySet(models.QuerySet["OverageReport"]):
     def due(self, now: datetime) -> Self:

@@ -14,11 +14,14 @@ from django.utils.safestring import SafeString
 
 from accounts.models import Tier, User
 from accounts.services import set_tier
+from billing.admin.customer_page import lately, stripe_page
+from billing.admin.money import OF_STRIPE, MoneyActions
+from billing.admin.sections import sections_of
 from billing.forms import LimitOverrideForm
 from billing.limit_table import limit_table
 from billing.models import Customer, LimitOverride, RunBudget
 from billing.months import month_of
-from bloxserver.core.admin import ButtonsAdmin, HistoryAdmin, change_link, two_lines
+from bloxserver.core.admin import HistoryAdmin, change_link, two_lines
 
 
 class LimitOverrideInline(admin.TabularInline):
@@ -38,7 +41,7 @@ class LimitOverrideInline(admin.TabularInline):
 
 
 @admin.register(Customer)
-class CustomerAdmin(ButtonsAdmin):
+class CustomerAdmin(MoneyActions):
     """The user's own page is of accounts: here nothing of the user is edited but the tier, by an action that asks."""
 
     change_form_template = "admin/billing/customer/change_form.html"
@@ -46,8 +49,9 @@ class CustomerAdmin(ButtonsAdmin):
     list_filter = ("tier", "limit_overrides__limit")
     search_fields = ("email", "name", "clerk_subject", "=id")
     search_help_text = "E-mail, name, Clerk id or id"
-    actions = ("change_tier",)
-    fields = readonly_fields = ("id", "email", "name", "tier", "runs", "created_at")
+    actions = ("change_tier", *OF_STRIPE)
+    fields = (("email", "name", "id"), ("tier", "runs", "created_at"))
+    readonly_fields = ("id", "email", "name", "tier", "runs", "created_at")
     inlines = (LimitOverrideInline,)
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Customer]:
@@ -75,8 +79,8 @@ class CustomerAdmin(ButtonsAdmin):
         """Of the budget that only tiers which are refused at their cap keep."""
         return "-" if customer.runs_counted is None else f"{customer.runs_counted:,}"
 
-    def buttons(self, customer: Customer) -> list[str]:
-        return ["change_tier"]
+    def buttons(self, obj: Customer) -> list[str]:
+        return ["change_tier", *super().buttons(obj)]
 
     def links(self, customer: Customer) -> dict[str, str]:
         return {
@@ -89,7 +93,10 @@ class CustomerAdmin(ButtonsAdmin):
         self, request: HttpRequest, context: dict[str, Any], *args: Any, **kwargs: Any
     ) -> HttpResponse:
         if (customer := kwargs.get("obj")) is not None:
-            context["limits"] = limit_table(customer, now=timezone.now())
+            now = timezone.now()
+            context["limits"] = limit_table(customer, now=now)
+            context["sections"] = sections_of(customer, now=now)
+            context |= {**stripe_page(customer), **lately(customer, request)}
         return super().render_change_form(request, context, *args, **kwargs)
 
     def save_model(self, request: HttpRequest, obj: Customer, form: Any, change: bool) -> None:

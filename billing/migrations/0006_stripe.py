@@ -100,6 +100,7 @@ class Migration(migrations.Migration):
             fields=[
                 ('id', models.CharField(editable=False, max_length=255, primary_key=True, serialize=False)),
                 ('type', models.CharField(max_length=100)),
+                ('customer', models.CharField(blank=True, help_text="Stripe's id of the customer whom it is about.", max_length=255)),
                 ('created', models.DateTimeField(help_text='At Stripe.')),
                 ('payload', models.TextField(help_text='The body as it came.')),
                 ('received_at', models.DateTimeField(default=django.utils.timezone.now)),
@@ -111,7 +112,7 @@ class Migration(migrations.Migration):
             ],
             options={
                 'ordering': ['-received_at', '-id'],
-                'indexes': [models.Index(condition=models.Q(('due_at__isnull', False)), fields=['due_at'], name='stripeevent_due'), models.Index(fields=['handled_at'], name='stripeevent_by_age')],
+                'indexes': [models.Index(condition=models.Q(('due_at__isnull', False)), fields=['due_at'], name='stripeevent_due'), models.Index(fields=['handled_at'], name='stripeevent_by_age'), models.Index(fields=['customer', '-received_at'], name='stripeevent_of_customer')],
                 'constraints': [models.CheckConstraint(condition=models.Q(('handled_at', None), ('due_at', None), _connector='OR'), name='stripeevent_done_is_not_due')],
             },
         ),

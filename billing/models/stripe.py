@@ -155,6 +155,7 @@ class StripeEvent(models.Model):
 
     id = models.CharField(max_length=255, primary_key=True, editable=False)  # Stripe's: a repeat finds itself stored
     type = models.CharField(max_length=100)
+    customer = models.CharField(**STRIPE_ID, blank=True, help_text="Stripe's id of the customer whom it is about.")
     created = models.DateTimeField(help_text="At Stripe.")
     payload = models.TextField(help_text="The body as it came.")
     received_at = models.DateTimeField(default=timezone.now)
@@ -173,8 +174,18 @@ class StripeEvent(models.Model):
         indexes = [
             models.Index(fields=["due_at"], name="stripeevent_due", condition=Q(due_at__isnull=False)),
             models.Index(fields=["handled_at"], name="stripeevent_by_age"),  # what is old enough to forget
+            models.Index(fields=["customer", "-received_at"], name="stripeevent_of_customer"),  # on the customer's page
         ]
         ordering = ["-received_at", "-id"]
 
     def __str__(self) -> str:
         return f"{self.type} {self.id}"
+
+    @property
+    def state(self) -> str:
+        """`done`, `due`, `failing` (due again), `given up`, or the flag where nothing came of it."""
+        if self.handled_at is not None:
+            return self.get_flag_display().lower() if self.flag else "done"
+        if self.due_at is None:
+            return "given up"
+        return "failing" if self.error else "due"

@@ -48,6 +48,7 @@ ERROR_CHARACTERS = 2_000
 BROKE_OFF = "The last attempt broke off with its process."
 EVENT_ID = re.compile(r"evt_[A-Za-z0-9_]{1,250}")
 EVENT_TYPE = re.compile(r"[a-z0-9_.]{1,100}")
+CUSTOMER_ID = re.compile(r"[A-Za-z0-9_]{1,255}")
 
 
 def receive(*, body: bytes, signature: str, now: datetime) -> bool:
@@ -91,8 +92,20 @@ def _event(body: bytes, now: datetime) -> StripeEvent:
     except (ValueError, TypeError, KeyError, OverflowError, OSError, RecursionError) as error:
         raise InvalidInput("The body is not an event of Stripe's.") from error
     return StripeEvent(
-        id=event["id"], type=event["type"], created=created, payload=body.decode(), received_at=now, due_at=now
+        id=event["id"],
+        type=event["type"],
+        customer=_customer_of(event["data"]["object"]),
+        created=created,
+        payload=body.decode(),
+        received_at=now,
+        due_at=now,
     )
+
+
+def _customer_of(subject: Mapping[str, Any]) -> str:
+    """Stripe's id of the customer whom an event's object is, or belongs to; empty for none."""
+    found = subject.get("id") if subject.get("object") == "customer" else id_of(subject.get("customer"))
+    return found if isinstance(found, str) and CUSTOMER_ID.fullmatch(found) else ""
 
 
 # Handling. ---------------------------------------------------------------------------------------------------------
@@ -130,8 +143,7 @@ def _handle(event: StripeEvent, now: datetime) -> str:
     if event.type not in HANDLED:
         return EventFlag.IGNORED
     subject = json.loads(event.payload)["data"]["object"]
-    stripe_id = subject.get("id") if subject.get("object") == "customer" else id_of(subject.get("customer"))
-    customer = StripeCustomer.objects.select_related("user").filter(stripe_id=stripe_id or "").first()
+    customer = StripeCustomer.objects.select_related("user").filter(stripe_id=event.customer).first()
     if customer is None:
         return EventFlag.UNKNOWN_CUSTOMER
     if customer.user.deleted_at is not None:

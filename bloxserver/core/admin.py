@@ -6,6 +6,7 @@ from uuid import UUID
 
 from django.contrib import admin, messages
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
+from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import reverse
 from django.utils.html import format_html
@@ -22,6 +23,8 @@ TONES = {
     "timeout": "bad",
     "done": "good",
     "due": "busy",
+    "sent": "good",
+    "failing": "bad",
     "given up": "bad",
 }
 
@@ -100,6 +103,15 @@ class ButtonsAdmin(admin.ModelAdmin):
             context["buttons"] = {name: label for _, name, label in allowed}
             context["links"] = self.links(obj)
         return super().render_change_form(request, context, *args, **kwargs)
+
+    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        """Raises `PermissionDenied` for an action that is not this user's to take: Django would pass over it in silence."""
+        forbidden = {getattr(action, "__name__", action) for action in self.actions or ()} - {
+            *self.get_actions(request)
+        }
+        if forbidden.intersection(request.POST.getlist("action")):
+            raise PermissionDenied
+        return super().changelist_view(request, extra_context)
 
     def response_action(  # type: ignore[override]  # the stubs are those of a later Django
         self, request: HttpRequest, queryset: Any

@@ -1,5 +1,6 @@
 """The operators' view of executions: read-only history, with the actions to cancel and to retry."""
 
+from executions.admin import usage  # noqa: F401 - shows it on the customer's page
 from executions.admin.approvals import ApprovalAdmin
 from executions.admin.bulk import BulkItemAdmin, BulkOperationAdmin
 from executions.admin.executions import ExecutionAdmin

@@ -202,6 +202,6 @@ def test_who_may_only_look_cannot_act(flow: Flow, db: None) -> None:
     client.force_login(viewer, backend="django.contrib.auth.backends.ModelBackend")
     execution = make_execution(flow, status="running")
     assert "blox-tool" not in page_of(client, execution)
-    act(client, "cancel", execution)
+    refused = client.post(LIST, {"action": "cancel", "_selected_action": str(execution.pk)})
     execution.refresh_from_db()
-    assert execution.state == State.QUEUED
+    assert (refused.status_code, execution.state) == (403, State.QUEUED)

@@ -221,9 +221,9 @@ def test_who_may_only_look_marks_no_key_valid(alices_key: UserKey) -> None:
     looker.user_permissions.add(Permission.objects.get(codename="view_userkey"))
     client = Client()
     client.force_login(looker, backend="django.contrib.auth.backends.ModelBackend")
-    act(client, "mark_valid", alices_key)
+    refused = client.post(KEYS, {"action": "mark_valid", "_selected_action": [str(alices_key.pk)]})
     alices_key.refresh_from_db()
-    assert not alices_key.is_valid
+    assert (refused.status_code, alices_key.is_valid) == (403, False)
 
 
 def test_a_users_key_is_deleted(admin_client: Client, alices_key: UserKey) -> None:

@@ -7,6 +7,7 @@ import sys
 
 from tests.llm.model_server import ModelServer
 from tests.pages.agent_sample import run_agent
+from tests.pages.billing_sample import LEO, opened_shop, settings_of, subscribe_and_stay
 from tests.pages.browser import Window, chromium, window
 from tests.pages.sample import fill
 from tests.pages.server import REPOSITORY, running_server
@@ -37,16 +38,31 @@ def take_all(view: Window) -> None:
     page = view.follow("#result_list tbody a")
     page.locator("#blox-trace-heading").evaluate("heading => heading.scrollIntoView()")
     take(view, "admin-agent")
+    take_customer(view)
     page = view.authorize()
     page.locator("#operations-tag-flows").evaluate("heading => heading.scrollIntoView()")
     take(view, "api-docs")
+
+
+def take_customer(view: Window) -> None:
+    view.page.set_viewport_size({"width": 1280, "height": 940})
+    view.open(f"/admin/billing/customer/?q={LEO}")
+    view.follow("#result_list tbody a")
+    take(view, "admin-customer")
+    view.page.set_viewport_size({"width": 1280, "height": 800})
 
 
 def main() -> None:
     if chromium() is None:
         sys.exit("There is no Chromium on the PATH; name one in CHROMIUM.")
     IMAGES.mkdir(parents=True, exist_ok=True)
-    with witness() as world, ModelServer() as models, running_server(f"{world.host},{models.host}") as server:
+    with (
+        witness() as world,
+        ModelServer() as models,
+        opened_shop() as stripe,
+        running_server(f"{world.host},{models.host}", **settings_of(stripe)) as server,
+    ):
+        subscribe_and_stay(server, stripe)
         fill(server, world.url, repeat=3)
         run_agent(server, models)
         with window(server) as view:

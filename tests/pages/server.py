@@ -34,13 +34,14 @@ class Server:
 
 
 @contextmanager
-def running_server(http_allow: str) -> Iterator[Server]:
+def running_server(http_allow: str, **settings: str) -> Iterator[Server]:
     """`manage.py up --demo` on SQLite and the filesystem broker, in which `dev:<email>` signs in.
 
-    Flows may call `http_allow` ("host:port"). Raises RuntimeError with the log when it does not get ready.
+    Flows may call `http_allow` ("host:port"); `settings` are more of the environment. Raises RuntimeError with the log
+    when it does not get ready.
     """
     with tempfile.TemporaryDirectory(prefix="bloxserver-pages-") as folder:
-        environment = _environment(folder, http_allow)
+        environment = _environment(folder, http_allow) | settings
         process = subprocess.Popen(
             [sys.executable, "manage.py", "up", "--demo", "--with-parent"],
             cwd=REPOSITORY,

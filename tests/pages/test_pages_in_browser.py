@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.pages.billing_sample import LEO, opened_shop, settings_of, subscribe_and_stay
 from tests.pages.browser import Window, chromium, window
 from tests.pages.sample import fill
 from tests.pages.server import Server, running_server
@@ -20,7 +21,8 @@ LISTS = "#content-main .model-list a, #content-main tbody th a"
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    with witness() as world, running_server(world.host) as running:
+    with witness() as world, opened_shop() as stripe, running_server(world.host, **settings_of(stripe)) as running:
+        subscribe_and_stay(running, stripe)
         fill(running, world.url)
         yield running
 
@@ -119,3 +121,18 @@ def test_a_limit_of_a_customers_own_is_added_and_shown(view: Window) -> None:
     view.follow("input[name=_continue]")
     shown = view.page.locator(".blox-limits tr", has_text="triggers a flow")
     assert shown.inner_text().split("\t")[2:] == ["8", "8", "it is deleted"]
+
+
+def test_the_customers_page_fits_a_telephone_and_asks_before_a_subscription_is_ended(server: Server) -> None:
+    with window(server, width=390, theme="dark") as view:
+        view.sign_in()
+        view.open(f"/admin/billing/customer/?q={LEO}")
+        page = view.follow("#result_list tbody a")
+        assert not view.is_wider_than_the_window()
+        assert page.locator(".blox-plot-bar").count() == 30
+        page = view.follow("button:text('Cancel at the period')")
+        assert "Stripe ends the subscription at the end of what is paid for" in page.locator("#content").inner_text()
+        assert not view.is_wider_than_the_window()
+        page = view.follow("#content input[type=submit]")
+        assert "subscription active, ends" in page.locator(".messagelist").inner_text()
+        assert view.problems == []
