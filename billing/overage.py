@@ -10,8 +10,7 @@ from django.db import transaction
 from django.db.models import Count, Sum
 
 from billing.models import OverageReport, SubscriptionPeriod
-from billing.services import limits_of
-from billing.tiers import TIERS
+from billing.services import limits_on
 
 EVERY = timedelta(hours=1)
 # After its end a period is counted for the last time, when what was accepted in its last moment has been committed.
@@ -30,11 +29,9 @@ def claim_period(*, now: datetime) -> SubscriptionPeriod | None:
     return period
 
 
-def included_runs(period: SubscriptionPeriod) -> int | None:
-    """What the subscription pays for, whatever tier the user is on by now; None: all."""
-    user = period.user
-    limits = limits_of(user) if user.tier == period.tier else TIERS[period.tier]
-    return limits.runs_per_month
+def included_runs(period: SubscriptionPeriod, *, now: datetime) -> int | None:
+    """What the subscription pays for, whatever tier the user is on by now, or what an operator has set; None: all."""
+    return limits_on(period.tier, user_id=period.user_id, now=now).runs_per_month
 
 
 def note_runs(period: SubscriptionPeriod, *, runs: int, now: datetime) -> OverageReport | None:
@@ -44,7 +41,7 @@ def note_runs(period: SubscriptionPeriod, *, runs: int, now: datetime) -> Overag
     """
     with transaction.atomic():
         row = SubscriptionPeriod.objects.select_for_update(of=("self",)).get(pk=period.pk)
-        included = included_runs(period)
+        included = included_runs(period, now=now)
         over = max(0, runs - included) if included is not None else 0
         ledger = OverageReport.objects.filter(user=period.user, period_start=row.starts_at)
         told = ledger.aggregate(runs=Sum("value", default=0), rows=Count("pk"))

@@ -1,7 +1,7 @@
 """The periods by which a user's usage is counted."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
 
@@ -18,6 +18,7 @@ class Period:
 
     starts_at: datetime
     ends_at: datetime
+    trial: bool = field(default=False, compare=False)  # nothing is charged for what is used in it
 
     @property
     def days(self) -> tuple[date, date]:
@@ -78,7 +79,7 @@ def _known(user: User, since: datetime, until: datetime) -> list[Period]:
     if user.tier == Tier.FREE:
         return []
     rows = SubscriptionPeriod.objects.filter(user=user, starts_at__lt=until, ends_at__gt=since)
-    return [Period(*bounds) for bounds in rows.order_by("-starts_at").values_list("starts_at", "ends_at")]
+    return [Period(*bounds) for bounds in rows.order_by("-starts_at").values_list("starts_at", "ends_at", "trial")]
 
 
 def _period(now: datetime, known: Sequence[Period]) -> Period:

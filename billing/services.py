@@ -22,8 +22,13 @@ from bloxserver.core.words import so_many
 def limits_of(user: User, *, now: datetime | None = None) -> Limits:
     """What the user may: what the tier brings, and in its place what an operator has set for this user. Asks no database
     (`billing.overrides`), so a change is in force within 5 seconds. `now` is this moment unless it is given."""
-    changed: dict[str, Any] = overrides_of(user.pk, now=now or timezone.now())
-    return replace(TIERS[user.tier], **changed) if changed else TIERS[user.tier]
+    return limits_on(user.tier, user_id=user.pk, now=now or timezone.now())
+
+
+def limits_on(tier: str, *, user_id: UUID, now: datetime) -> Limits:
+    """The same for the user if they were on `tier`. Raises `KeyError` for what is no tier."""
+    changed: dict[str, Any] = overrides_of(user_id, now=now)
+    return replace(TIERS[tier], **changed) if changed else TIERS[tier]
 
 
 def is_overridden(user: User, *limits: str, now: datetime | None = None) -> bool:

@@ -14,7 +14,7 @@ def report_overage(*, now: datetime, seconds: float = SECONDS) -> None:
     """Count each period that is due, and write down by how much more it is over its limit."""
     stop_at = time.monotonic() + seconds
     while time.monotonic() < stop_at and (period := overage.claim_period(now=now)) is not None:
-        if overage.included_runs(period) is None:
+        if overage.included_runs(period, now=now) is None:
             runs = 0  # nothing is over an unlimited tier's
         else:
             runs = runs_of(period.user, Period(period.starts_at, period.ends_at))

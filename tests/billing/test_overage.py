@@ -16,6 +16,7 @@ from billing.models import DeletedRuns, OverageReport, SubscriptionPeriod
 from billing.stripe import metering
 from billing.stripe.client import Outcome
 from executions import overage
+from tests.billing.limits import give
 from tests.billing.shop import Shop, opened
 
 pytestmark = pytest.mark.django_db
@@ -112,6 +113,20 @@ def test_a_period_counts_by_the_tier_that_was_paid_for(shop: Shop, paying: User)
     User.objects.filter(pk=paying.pk).update(tier="free")  # fallen back since
     report(shop)
     assert told(shop) == [10]
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize(("limit", "over"), [(LIMIT + 900, [100]), (10, [LIMIT + 990]), (None, [])])
+def test_what_an_operator_has_set_is_included_also_for_who_has_fallen_back(
+    settings: Settings, carol: User, limit: int | None, over: list[int]
+) -> None:
+    with opened(settings) as shop:
+        paying = subscribed(shop, carol)
+        give(paying, "runs_per_month", limit)
+        User.objects.filter(pk=paying.pk).update(tier="free")
+        use(paying, LIMIT + 1_000, shop.now)
+        report(shop)
+        assert told(shop) == over
 
 
 def test_an_unlimited_tier_has_no_overage(shop: Shop, paying: User) -> None:

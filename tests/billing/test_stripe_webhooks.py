@@ -261,7 +261,7 @@ QUICK = Client()  # one: each loads the middleware anew
 
 
 def receive_quickly(body: bytes, headers: dict[str, str]) -> int:
-    """Without holding each answer against the document."""
+    """Without holding each answer against the document; then the worker hears of what is new."""
     content: Any = body
     answer = QUICK.generic(
         "POST",
@@ -270,7 +270,8 @@ def receive_quickly(body: bytes, headers: dict[str, str]) -> int:
         "application/json",
         headers={"Stripe-Signature": headers["Stripe-Signature"]},
     )
-    tasks.work_on_stripe()
+    if answer.json()["status"] == "stored":
+        tasks.handle_stripe_event(json.loads(body)["id"])
     return answer.status_code
 
 

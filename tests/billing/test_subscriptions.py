@@ -94,6 +94,19 @@ def test_usage_goes_by_the_subscriptions_period(shop: Shop, carol: User) -> None
     assert (after.ends_at.day, before.starts_at.day, before.starts_at.hour) == (1, 1, 0)
 
 
+def test_no_overage_is_estimated_for_what_is_used_in_a_trial(shop: Shop, carol: User) -> None:
+    shop.subscribe(carol)
+    DeletedRuns.objects.create(user=carol, starts_at=shop.now, runs=103_000)
+    period = SubscriptionPeriod.objects.filter(user=carol)
+    shown = []
+    for trial in (True, False):
+        period.update(trial=trial)
+        usage = api_as(carol).get("/api/v1/usage").json()
+        [current, *_] = api_as(carol).get("/api/v1/usage/history").json()["items"]
+        shown.append((usage["runsUsed"], usage["estimatedOverage"], current["estimatedOverage"]))
+    assert shown == [(103_000, 0, 0), (103_000, 1.5, 1.5)]
+
+
 def test_an_operators_pro_counts_by_the_calendar_month_for_one_query(
     carol: User, django_assert_num_queries: Any
 ) -> None:

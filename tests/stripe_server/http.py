@@ -111,7 +111,7 @@ class Handler(BaseHTTPRequestHandler):
         self._send_json(status, body, headers)
 
     def _send_json(self, status: int, value: Any, headers: dict[str, str]) -> None:
-        content = json.dumps(value, indent=2).encode()
+        content = json.dumps(value).encode()
         self.send_response(status)
         for name, said in {"Content-Type": "application/json", **headers}.items():
             self.send_header(name, said)
