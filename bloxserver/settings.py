@@ -152,7 +152,7 @@ CLERK_WEBHOOK_SECRET = env.str("CLERK_WEBHOOK_SECRET", default="")
 # Billing. Without a key its endpoints answer 503, and all else works. -----------------------------------------------
 STRIPE_API_KEY = env.str("STRIPE_API_KEY", default="")
 STRIPE_WEBHOOK_SECRET = env.str("STRIPE_WEBHOOK_SECRET", default="")
-BLOX_BILLING_URL = env.str("BLOX_BILLING_URL", default=BLOX_PUBLIC_URL)
+BLOX_BILLING_URL = env.str("BLOX_BILLING_URL", default="") or BLOX_PUBLIC_URL
 STRIPE_API_BASE = env.str("STRIPE_API_BASE", default="https://api.stripe.com").rstrip("/")
 
 # REST API. -------------------------------------------------------------------------------------------------------
