@@ -19,7 +19,7 @@ from billing.services import limits_of
 from billing.tiers import SETTABLE
 from tests.billing.limits import give
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.once]
 
 CUSTOMERS = "/admin/billing/customer/"
 

@@ -14,7 +14,7 @@ from billing.models import BillingMail, OverageReport, StripeEvent, Subscription
 from tests.billing.shop import Shop
 from tests.executions.factories import make_execution, make_flow
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.once]
 
 CUSTOMERS = "/admin/billing/customer/"
 

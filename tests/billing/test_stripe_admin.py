@@ -13,7 +13,7 @@ from billing.models import StripeEvent
 from billing.stripe.events import MAX_ATTEMPTS
 from tests.billing.shop import Shop
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.once]
 
 EVENTS = "/admin/billing/stripeevent/"
 

@@ -296,6 +296,7 @@ def end_state() -> dict[str, Any]:
 LIVE_ONLY = ("trial_started", "trial_ending", "canceled", "downgraded", "back_to_free")  # what is over is not told of
 
 
+@pytest.mark.once
 def test_the_same_200_events_in_any_order_and_three_times_over_lead_to_one_end(settings: Settings) -> None:
     ends = []
     with opened(settings) as shop:
@@ -335,6 +336,7 @@ def forget_all() -> None:
     User.objects.update(tier=Tier.FREE)
 
 
+@pytest.mark.once
 def test_the_live_order_leads_to_the_same_end_as_any_other(settings: Settings) -> None:
     with opened(settings) as shop:
         users = [User.objects.create_user(f"user{number}@shop.example") for number in range(3)]
