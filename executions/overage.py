@@ -4,18 +4,28 @@ import time
 from datetime import datetime
 
 from billing import overage
+from billing.models import SubscriptionPeriod
 from billing.periods import Period
+from executions.dispatch import Job, ring
 from executions.usage.counting import runs_of
 
-SECONDS = 30.0  # of one run of the task; the rest waits for the next
+SECONDS = 2.0  # of one run of the task, since executions wait meanwhile
 
 
 def report_overage(*, now: datetime, seconds: float = SECONDS) -> None:
-    """Count each period that is due, and write down by how much more it is over its limit."""
+    """Count the periods that are due, and write down by how much more each is over its limit. What is not done in
+    `seconds` is rung for again."""
     stop_at = time.monotonic() + seconds
-    while time.monotonic() < stop_at and (period := overage.claim_period(now=now)) is not None:
-        if overage.included_runs(period) is None:
-            runs = 0  # nothing is over an unlimited tier's
-        else:
-            runs = runs_of(period.user, Period(period.starts_at, period.ends_at))
-        overage.note_runs(period, runs=runs, now=now)
+    while (period := overage.claim_period(now=now)) is not None:
+        _report(period, now)
+        if time.monotonic() >= stop_at:
+            ring(Job.OVERAGE)
+            return
+
+
+def _report(period: SubscriptionPeriod, now: datetime) -> None:
+    if overage.included_runs(period) is None:
+        runs = 0  # nothing is over an unlimited tier's
+    else:
+        runs = runs_of(period.user, Period(period.starts_at, period.ends_at))
+    overage.note_runs(period, runs=runs, now=now)

@@ -1,7 +1,7 @@
 """Stripe's events: verified, stored, and then handled, in whatever order and however often they come.
 
-Stored first, under Stripe's id, so that a repeat finds itself; answered; and handled by a worker after the commit. What
-fails, and what no worker has heard of, the clock takes up again after waits that grow.
+Stored first, under Stripe's id, so that a repeat finds itself; answered; and handled by the clock, beside its ticks, after
+the commit. What fails is taken up again after waits that grow.
 """
 
 import json
@@ -14,7 +14,7 @@ from typing import Any
 from django.conf import settings
 from django.db import transaction
 
-from billing.dispatch import send_event
+from billing.dispatch import ring_for_stripe
 from billing.errors import BillingNotConfigured, InvalidSignature
 from billing.models import EventFlag, StripeCustomer, StripeEvent
 from billing.stripe import dunning
@@ -62,7 +62,7 @@ def receive(*, body: bytes, signature: str, now: datetime) -> bool:
         if StripeEvent.objects.filter(pk=event.pk).exists():
             return False
         StripeEvent.objects.bulk_create([event], ignore_conflicts=True)
-        send_event(event.pk)
+        ring_for_stripe()
     return True
 
 

@@ -16,6 +16,7 @@ from pytest_django import Settings
 from accounts.models import Tier, User
 from accounts.services import apply_clerk_event
 from billing import tasks
+from billing.dispatch import Job
 from billing.errors import NoCustomer
 from billing.models import (
     BillingMail,
@@ -31,6 +32,7 @@ from bloxserver.core.errors import NotFound
 from tests.billing.shop import KEY, Shop, opened, post
 from tests.conftest import api_as
 from tests.stripe_server import StripeServer
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.django_db
 
@@ -131,7 +133,7 @@ def test_without_a_secret_every_event_is_refused(settings: Settings) -> None:
 # Who it is about. ------------------------------------------------------------------------------------------------
 def test_an_unknown_customers_event_is_kept_and_flagged(shop: Shop) -> None:
     assert signed(shop, body()).status_code == 200
-    tasks.work_on_stripe()
+    services.work()
     event = StripeEvent.objects.get(pk="evt_1")
     assert (event.flag, event.due_at, event.error) == (EventFlag.UNKNOWN_CUSTOMER, None, "")
     assert event.handled_at is not None
@@ -139,7 +141,7 @@ def test_an_unknown_customers_event_is_kept_and_flagged(shop: Shop) -> None:
 
 def test_an_event_that_nothing_is_done_about_is_kept(shop: Shop) -> None:
     signed(shop, body(type="charge.refunded"))
-    tasks.work_on_stripe()
+    services.work()
     assert StripeEvent.objects.get(pk="evt_1").flag == EventFlag.IGNORED
 
 
@@ -152,7 +154,7 @@ def test_a_deleted_users_subscription_is_ended_at_stripe_and_its_events_change_n
     apply_clerk_event({"type": "user.deleted", "data": {"id": "user_1"}})
     before = Subscription.objects.values().get()
 
-    tasks.work_on_stripe()  # ends it
+    services.work()  # ends it
     shop.stripe.flush()  # its event
 
     [subscription] = shop.stripe.objects("subscription")
@@ -186,7 +188,7 @@ def test_an_event_that_fails_is_tried_again_later_and_says_why(shop: Shop, carol
 
     shop.stripe.fail_next(requests=0)
     StripeEvent.objects.update(due_at=timezone.now())  # the wait is over
-    tasks.work_on_stripe()
+    services.work()
     handled = StripeEvent.objects.get(pk=event["id"])
     assert (handled.due_at, handled.error) == (None, "")
     carol.refresh_from_db()
@@ -201,7 +203,7 @@ def test_an_event_is_given_up_in_the_end_and_an_operator_replays_it(shop: Shop, 
     shop.stripe.deliver([event])
     for _ in range(20):
         StripeEvent.objects.filter(due_at__isnull=False).update(due_at=timezone.now())
-        tasks.work_on_stripe()
+        services.work()
     given_up = StripeEvent.objects.get(pk=event["id"])
     assert (given_up.attempts, given_up.due_at, given_up.handled_at) == (8, None, None)
 
@@ -218,16 +220,8 @@ def test_an_event_is_given_up_in_the_end_and_an_operator_replays_it(shop: Shop, 
 def test_an_event_that_a_dying_worker_had_taken_up_is_handled_all_the_same(shop: Shop) -> None:
     signed(shop, body())
     StripeEvent.objects.update(attempts=1, due_at=timezone.now())  # claimed, and the wait over, without a word
-    tasks.work_on_stripe()
+    services.work()
     assert StripeEvent.objects.get(pk="evt_1").handled_at is not None
-
-
-def test_a_worker_handles_the_one_that_it_hears_of(shop: Shop) -> None:
-    signed(shop, body())
-    signed(shop, body(id="evt_2"))
-    tasks.handle_stripe_event("evt_2")
-    handled = StripeEvent.objects.filter(pk__in=["evt_1", "evt_2"], handled_at__isnull=False)
-    assert [event.pk for event in handled] == ["evt_2"]
 
 
 def test_an_operator_brings_a_user_to_what_stripe_says(shop: Shop, carol: User) -> None:
@@ -270,7 +264,7 @@ def receive_quickly(body: bytes, headers: dict[str, str]) -> int:
         "application/json",
         headers={"Stripe-Signature": headers["Stripe-Signature"]},
     )
-    tasks.work_on_stripe()
+    services.work()
     return answer.status_code
 
 
@@ -383,11 +377,28 @@ def _stalled_sync(user: User, gate: threading.Event, resume: threading.Event) ->
 
 
 @pytest.mark.django_db(transaction=True)
+def test_a_stripe_that_hangs_holds_up_neither_the_clock_nor_executions(settings: Settings, carol: User) -> None:
+    [entry] = [each for each in settings.CELERY_BEAT_SCHEDULE.values() if each["task"] == Job.WORK_ON_STRIPE]
+    assert entry["options"]["queue"] == "clock"
+    with opened(settings) as shop:
+        shop.stripe.webhook_url = _store
+        shop.subscribe_unheard(carol)
+        shop.stripe.slow(0.5)
+        started = time.monotonic()
+        tasks.work_on_stripe()
+        assert time.monotonic() - started < 0.4
+        wait_until(lambda: not StripeEvent.objects.filter(handled_at=None).exists())
+        wait_until(lambda: all(thread.name != "billing-stripe" for thread in threading.enumerate()))
+    carol.refresh_from_db()
+    assert carol.tier == Tier.PRO
+
+
+@pytest.mark.django_db(transaction=True)
 def test_workers_that_handle_one_customers_events_at_a_time_agree(settings: Settings, carol: User) -> None:
     with opened(settings) as shop:
         shop.stripe.webhook_url = _store
         shop.subscribe_unheard(carol)
-        in_threads(4, tasks.work_on_stripe)
+        in_threads(4, services.work)
     carol.refresh_from_db()
     assert carol.tier == Tier.PRO
     assert Subscription.objects.count() == SubscriptionPeriod.objects.count() == 1
