@@ -3,6 +3,7 @@
 import time
 from datetime import datetime
 
+from accounts.models import User
 from billing import overage
 from billing.models import SubscriptionPeriod
 from billing.periods import Period
@@ -21,6 +22,12 @@ def report_overage(*, now: datetime, seconds: float = SECONDS) -> None:
         if time.monotonic() >= stop_at:
             ring(Job.OVERAGE)
             return
+
+
+def report_overage_of(user: User, *, now: datetime) -> None:
+    """Count the user's open periods now, whenever they are due: the row locks of `note_runs` keep counts apart."""
+    for period in SubscriptionPeriod.objects.filter(user=user, count_due_at__isnull=False).select_related("user"):
+        _report(period, now)
 
 
 def _report(period: SubscriptionPeriod, now: datetime) -> None:

@@ -37,7 +37,7 @@ def open_checkout(*, user: User, tier: str, success_url: str = "", cancel_url: s
                 "Stripe has no price for it yet: the operator has to run `manage.py stripe_setup`."
             )
         customer = customer_of(user)
-        _expire(customer.checkout_session)
+        expire(customer.checkout_session)
         read = sync(customer, now=now)
         _require_none(read)
         if read.deleted:
@@ -45,7 +45,9 @@ def open_checkout(*, user: User, tier: str, success_url: str = "", cancel_url: s
         params = _params(user, customer, prices, has_had_trial=_has_had_trial(user))
         params["success_url"] = success_url or settings.BLOX_PUBLIC_URL
         params["cancel_url"] = cancel_url or settings.BLOX_PUBLIC_URL
-        return _only_open_one(customer, client().v1.checkout.sessions.create(params))
+        url = _only_open_one(customer, client().v1.checkout.sessions.create(params))
+        _close_if_buried(customer, now)
+        return url
 
 
 def open_portal(*, user: User, return_url: str = "") -> str:
@@ -100,7 +102,7 @@ def _only_open_one(customer: StripeCustomer, session: "Session") -> str:
     before = customer.checkout_session
     row = StripeCustomer.objects.filter(pk=customer.pk, checkout_session=before)
     if not row.update(checkout_session=session.id):
-        _expire(session.id)
+        expire(session.id)
         customer.refresh_from_db(fields=["checkout_session"])
         session = client().v1.checkout.sessions.retrieve(customer.checkout_session)
     if session.url is None:  # paid for meanwhile
@@ -108,7 +110,13 @@ def _only_open_one(customer: StripeCustomer, session: "Session") -> str:
     return session.url
 
 
-def _expire(session: str) -> None:
+def _close_if_buried(customer: StripeCustomer, now: datetime) -> None:
+    """An account that was deleted meanwhile had no customer to close, or no page. One that is deleted from now on does."""
+    buried = StripeCustomer.objects.filter(pk=customer.pk, user__deleted_at__isnull=False)
+    buried.update(close_due_at=now, email="")
+
+
+def expire(session: str) -> None:
     """Nobody can subscribe twice through pages that were left open. One that is through already stays as it is."""
     from stripe import InvalidRequestError
 

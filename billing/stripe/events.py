@@ -135,6 +135,8 @@ def _handle(event: StripeEvent, now: datetime) -> str:
     if customer is None:
         return EventFlag.UNKNOWN_CUSTOMER
     if customer.user.deleted_at is not None:
+        # It may be of a page that was open still: what was bought on it is ended too.
+        StripeCustomer.objects.filter(pk=customer.pk, close_due_at=None).update(close_due_at=now)
         return EventFlag.DELETED_USER
     sync(customer, now=now)
     teller = HANDLED[event.type]

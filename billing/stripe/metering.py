@@ -12,6 +12,8 @@ from typing import Any
 from django.db import transaction
 from django.db.models import Exists, OuterRef, Sum
 
+from accounts.models import User
+from billing.errors import BillingUnavailable
 from billing.models import OverageReport, StripeCustomer, SubscriptionPeriod
 from billing.stripe.client import Outcome, client, is_away, said
 from billing.stripe.prices import METER_EVENT
@@ -24,9 +26,9 @@ IDENTIFIER_REMEMBERED = timedelta(hours=23)  # Stripe says 24 at least
 OLDEST = timedelta(days=35)  # Stripe takes nothing that was used before
 
 
-def send(*, now: datetime) -> Outcome:
-    """Tell Stripe of one row that is due."""
-    report = _claim(now)
+def send(*, now: datetime, user: User | None = None) -> Outcome:
+    """Tell Stripe of one row that is due, of `user` where one is given."""
+    report = _claim(now, user)
     if report is None:
         return Outcome.NOTHING_DUE
     try:
@@ -38,7 +40,17 @@ def send(*, now: datetime) -> Outcome:
     return Outcome.DONE
 
 
-def _claim(now: datetime) -> OverageReport | None:
+def send_all_of(user: User, *, now: datetime) -> None:
+    """Tell Stripe of all that is on the user's ledger, also of what waits for another attempt. Raises `BillingUnavailable`."""
+    OverageReport.objects.filter(user=user, due_at__gt=now).update(due_at=now)
+    while (outcome := send(now=now, user=user)) is not Outcome.NOTHING_DUE:
+        if outcome is Outcome.AWAY:
+            raise BillingUnavailable(
+                "Stripe does not take the runs that are to be on the last invoice: try again later."
+            )
+
+
+def _claim(now: datetime, user: User | None) -> OverageReport | None:
     """Count an attempt at one, a period's in their order, and put it off: the row lock lets one of two claimers have it,
     and whoever dies now leaves it due again later."""
     before = OverageReport.objects.filter(
@@ -46,6 +58,7 @@ def _claim(now: datetime) -> OverageReport | None:
     )
     with transaction.atomic():
         due = OverageReport.objects.due(now).exclude(Exists(before.filter(due_at__isnull=False))).order_by("due_at")
+        due = due.filter(user=user) if user else due
         report = due.select_for_update(skip_locked=True, of=("self",)).first()
         if report is not None:
             OverageReport.objects.filter(pk=report.pk).update(

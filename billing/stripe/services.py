@@ -10,7 +10,9 @@ from django.utils import timezone
 from accounts.models import User
 from billing.errors import NoCustomer
 from billing.models import StripeCustomer, StripeEvent, Subscription
+from billing.signals import subscription_ends
 from billing.stripe import metering
+from billing.stripe.checkout import expire
 from billing.stripe.client import Outcome, asking, client, is_away, said
 from billing.stripe.events import handle
 from billing.stripe.reading import CustomerRead
@@ -38,7 +40,8 @@ def replay_event(event_id: str, *, now: datetime) -> StripeEvent:
 
 
 def cancel_subscription(*, user: User, at_period_end: bool = True, now: datetime) -> None:
-    """End the user's subscriptions at Stripe: at the end of what is paid for, or at once.
+    """End the user's subscriptions at Stripe: at the end of what is paid for, or at once, with an invoice for the runs over
+    the limit until now.
 
     Raises `NoCustomer`, `Conflict` when there is none to end, `BillingNotConfigured` and `BillingUnavailable`.
     """
@@ -47,13 +50,20 @@ def cancel_subscription(*, user: User, at_period_end: bool = True, now: datetime
     if not live:
         raise Conflict("There is no subscription to end.")
     client()
+    if not at_period_end:
+        _bill_usage(user, now=now)
     with asking():
         for subscription in live:
             if at_period_end:
                 client().v1.subscriptions.update(subscription.stripe_id, {"cancel_at_period_end": True})
             else:
-                client().v1.subscriptions.cancel(subscription.stripe_id)
+                client().v1.subscriptions.cancel(subscription.stripe_id, {"invoice_now": True})
         sync(customer, now=now)
+
+
+def _bill_usage(user: User, *, now: datetime) -> None:
+    subscription_ends.send(sender=Subscription, user=user, now=now)
+    metering.send_all_of(user, now=now)
 
 
 def sync_customer(*, user: User, now: datetime) -> CustomerRead:
@@ -88,13 +98,13 @@ def work(*, seconds: float = SECONDS) -> None:
 def _close_one(*, now: datetime) -> Outcome:
     """End what a closed account still pays for. Claimed like an event: put off, then done."""
     with transaction.atomic():
-        due = StripeCustomer.objects.filter(close_due_at__lte=now).order_by("close_due_at")
+        due = StripeCustomer.objects.filter(close_due_at__lte=now).order_by("close_due_at").select_related("user")
         customer = due.select_for_update(skip_locked=True, of=("self",)).first()
         if customer is None:
             return Outcome.NOTHING_DUE
         StripeCustomer.objects.filter(pk=customer.pk).update(close_due_at=now + CLOSE_WAIT)
     try:
-        _end_all(customer)
+        _end_all(customer, now=now)
     except Exception as error:
         message = json_text.clean(said(error))[:2_000]
         StripeCustomer.objects.filter(pk=customer.pk).update(close_error=message)
@@ -104,10 +114,12 @@ def _close_one(*, now: datetime) -> Outcome:
     return Outcome.DONE
 
 
-def _end_all(customer: StripeCustomer) -> None:
+def _end_all(customer: StripeCustomer, *, now: datetime) -> None:
+    expire(customer.checkout_session)
+    _bill_usage(customer.user, now=now)
     listed = client().v1.subscriptions.list({"customer": customer.stripe_id, "limit": 100})
     for subscription in listed.auto_paging_iter():  # without `status` Stripe lists those that have not ended
-        client().v1.subscriptions.cancel(subscription.id)
+        client().v1.subscriptions.cancel(subscription.id, {"invoice_now": True})
 
 
 def _forget(*, now: datetime) -> None:

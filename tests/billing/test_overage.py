@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 from django.db import connection
+from django.utils import timezone
 from pytest_django import Settings
 
 from accounts.models import User
 from billing import overage as ledger
 from billing import tiers
-from billing.models import DeletedRuns, OverageReport, SubscriptionPeriod
-from billing.stripe import metering
+from billing.models import DeletedRuns, OverageReport, StripeCustomer, SubscriptionPeriod
+from billing.stripe import metering, services
 from billing.stripe.client import Outcome
 from executions import overage
 from tests.billing.shop import Shop, opened
@@ -120,6 +121,23 @@ def test_an_unlimited_tier_has_no_overage(shop: Shop, paying: User) -> None:
     use(paying, 10 * LIMIT, shop.now)
     report(shop)
     assert told(shop) == []
+
+
+def test_what_was_used_until_an_operator_ends_the_subscription_is_on_the_last_invoice(shop: Shop, paying: User) -> None:
+    use(paying, LIMIT + 3_000, shop.now)
+    shop.stripe.advance(days=2)
+    services.cancel_subscription(user=paying, at_period_end=False, now=shop.now)
+    assert told(shop) == [3_000]
+    assert shop.stripe.objects("invoice")[-1]["amount_due"] == 150
+
+
+def test_what_was_used_until_an_account_is_closed_is_on_the_last_invoice(shop: Shop, paying: User) -> None:
+    use(paying, LIMIT + 3_000, shop.now)
+    StripeCustomer.objects.update(close_due_at=timezone.now())
+    shop.stripe.hold_webhooks()
+    services.work()
+    assert [report.value for report in OverageReport.objects.all()] == [3_000]
+    assert [each["status"] for each in shop.stripe.objects("subscription")] == ["canceled"]
 
 
 # Crashes. --------------------------------------------------------------------------------------------------------

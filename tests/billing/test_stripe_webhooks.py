@@ -26,7 +26,7 @@ from billing.models import (
     Subscription,
     SubscriptionPeriod,
 )
-from billing.stripe import services
+from billing.stripe import checkout, services
 from billing.stripe.client import client
 from bloxserver.core.errors import NotFound
 from tests.billing.shop import KEY, Shop, opened, post
@@ -163,6 +163,36 @@ def test_a_deleted_users_subscription_is_ended_at_stripe_and_its_events_change_n
     assert Subscription.objects.values().get() == before
     customer = StripeCustomer.objects.get(user=user)
     assert (customer.close_due_at, customer.email) == (None, "")
+
+
+def test_a_page_that_is_open_when_its_account_is_deleted_cannot_be_paid_on(shop: Shop, carol: User) -> None:
+    shop.checkout(api_as(carol))
+    bury(carol)
+    services.work()
+    assert [each["status"] for each in shop.stripe.objects("checkout.session")] == ["expired"]
+
+
+def test_what_is_bought_on_a_page_just_after_the_account_was_deleted_is_ended(shop: Shop, carol: User) -> None:
+    session = shop.checkout(api_as(carol))
+    bury(carol)
+    shop.stripe.webhook_url = _store
+    StripeCustomer.objects.update(close_due_at=None)  # closed already, the page notwithstanding
+    shop.stripe.complete_checkout(session)
+    services.work()
+    assert [each["status"] for each in shop.stripe.objects("subscription")] == ["canceled"]
+    assert {each.flag for each in StripeEvent.objects.filter(type__in=HANDLED)} == {EventFlag.DELETED_USER}
+
+
+def test_an_account_that_is_deleted_while_its_checkout_is_made_is_closed(shop: Shop, carol: User) -> None:
+    User.objects.filter(pk=carol.pk).update(deleted_at=timezone.now())  # found no customer to close
+    checkout.open_checkout(user=carol, tier="pro", now=timezone.now())
+    services.work()
+    assert [each["status"] for each in shop.stripe.objects("checkout.session")] == ["expired"]
+
+
+def bury(user: User) -> None:
+    User.objects.filter(pk=user.pk).update(clerk_subject="user_2")
+    apply_clerk_event({"type": "user.deleted", "data": {"id": "user_2"}})
 
 
 def test_a_customers_new_address_is_known(shop: Shop, carol: User) -> None:
