@@ -44,6 +44,7 @@ HANDLED: dict[str, Teller | None] = {
 TOLERANCE = 300  # seconds, before and after
 WAITS = (60, 300, 1_800, 7_200, 21_600, 43_200, 86_400)  # seconds after each attempt; longer than an attempt takes
 MAX_ATTEMPTS = len(WAITS) + 1
+LONGEST_WAIT_AWAY = timedelta(hours=1)
 ERROR_CHARACTERS = 2_000
 BROKE_OFF = "The last attempt broke off with its process."
 EVENT_ID = re.compile(r"evt_[A-Za-z0-9_]{1,250}")
@@ -60,10 +61,18 @@ def receive(*, body: bytes, signature: str, now: datetime) -> bool:
     event = _event(body, now)
     with transaction.atomic():
         if StripeEvent.objects.filter(pk=event.pk).exists():
+            _take_up_again(event.pk, now)
             return False
         StripeEvent.objects.bulk_create([event], ignore_conflicts=True)
         ring_for_stripe()
     return True
+
+
+def _take_up_again(event_id: str, now: datetime) -> None:
+    """One that was given up, and that Stripe, or an operator in its dashboard, sends once more."""
+    given_up = StripeEvent.objects.filter(pk=event_id, handled_at=None, due_at=None)
+    if given_up.update(due_at=now, attempts=0):
+        ring_for_stripe()
 
 
 def _verify(body: bytes, signature: str, now: datetime) -> None:
@@ -104,8 +113,9 @@ def handle(*, now: datetime, event_id: str | None = None) -> Outcome:
     try:
         flag = _handle(event, now)
     except Exception as error:  # whatever it is: the operator reads it on the event, and it is tried again
-        _fail(event, error)
-        return Outcome.AWAY if is_away(error) else Outcome.FAILED
+        away = is_away(error)
+        _fail(event, error, now, away=away)
+        return Outcome.AWAY if away else Outcome.FAILED
     StripeEvent.objects.filter(pk=event.pk).update(handled_at=now, due_at=None, flag=flag, error="")
     return Outcome.DONE
 
@@ -145,9 +155,14 @@ def _handle(event: StripeEvent, now: datetime) -> str:
     return ""
 
 
-def _fail(event: StripeEvent, error: Exception) -> None:
-    """An attempt that is not the latest says nothing."""
+def _fail(event: StripeEvent, error: Exception, now: datetime, *, away: bool) -> None:
+    """An attempt that is not the latest says nothing. While Stripe is away none is given up."""
     message = json_text.clean(said(error))[:ERROR_CHARACTERS]
-    gone = {"due_at": None} if event.attempts >= MAX_ATTEMPTS else {}
-    StripeEvent.objects.filter(pk=event.pk, attempts=event.attempts, handled_at=None).update(error=message, **gone)
+    changes: dict[str, Any] = {"error": message}
+    if away:
+        changes["attempts"] = min(event.attempts, MAX_ATTEMPTS - 1)
+        changes["due_at"] = min(event.due_at or now, now + LONGEST_WAIT_AWAY)
+    elif event.attempts >= MAX_ATTEMPTS:
+        changes["due_at"] = None
+    StripeEvent.objects.filter(pk=event.pk, attempts=event.attempts, handled_at=None).update(**changes)
     logger.warning("stripe event=%s attempt=%d: %s", event.pk, event.attempts, json_text.one_line(message))

@@ -5,6 +5,7 @@ import time
 from datetime import datetime, timedelta
 
 from django.db import transaction
+from django.db.models import Exists, OuterRef, Q
 from django.utils import timezone
 
 from accounts.models import User
@@ -24,6 +25,8 @@ logger = logging.getLogger(__name__)
 
 SECONDS = 10.0  # of one round; the rest waits for the next
 REMEMBERED = timedelta(days=90)  # events that are done; Stripe repeats none that is older than 30 days
+EVENT_LATE = timedelta(hours=1)  # after a moment at which something was to happen
+RESYNC_AFTER = timedelta(days=1)
 CLOSE_WAIT = timedelta(minutes=10)  # after an attempt to close an account
 
 
@@ -84,9 +87,9 @@ def _customer(user: User) -> StripeCustomer:
 
 # The clock's. ------------------------------------------------------------------------------------------------------
 def work(*, seconds: float = SECONDS) -> None:
-    """Handle the events that are due, send the overage that is, and close accounts, for about `seconds`."""
+    """Handle the events that are due, send the overage that is, close accounts, and look for lost events, for `seconds`."""
     stop_at = time.monotonic() + seconds
-    for attempt in (handle, metering.send, _close_one):
+    for attempt in (handle, metering.send, _close_one, _resync_one):
         outcome = Outcome.DONE
         while outcome in (Outcome.DONE, Outcome.FAILED) and time.monotonic() < stop_at:
             outcome = attempt(now=timezone.now())
@@ -112,6 +115,35 @@ def _close_one(*, now: datetime) -> Outcome:
         return Outcome.AWAY if is_away(error) else Outcome.FAILED
     StripeCustomer.objects.filter(pk=customer.pk).update(close_due_at=None, close_error="")
     return Outcome.DONE
+
+
+def _resync_one(*, now: datetime) -> Outcome:
+    """Ask Stripe of a subscriber of whom no event has come: an event may be lost. Claimed by `synced_at`, under the row's
+    lock: one that fails has its turn again in a day, and at once when Stripe was away."""
+    with transaction.atomic():
+        due = StripeCustomer.objects.filter(user__deleted_at=None).filter(_is_stale(now)).order_by("synced_at")
+        customer = due.select_for_update(skip_locked=True, of=("self",)).select_related("user").first()
+        if customer is None:
+            return Outcome.NOTHING_DUE
+        StripeCustomer.objects.filter(pk=customer.pk).update(synced_at=now)
+    try:
+        sync(customer, now=now)
+    except Exception as error:
+        logger.warning("stripe customer=%s cannot be read: %s", customer.stripe_id, json_text.one_line(said(error)))
+        if not is_away(error):
+            return Outcome.FAILED
+        StripeCustomer.objects.filter(pk=customer.pk, synced_at=now).update(synced_at=customer.synced_at)
+        return Outcome.AWAY
+    return Outcome.DONE
+
+
+def _is_stale(now: datetime) -> Q:
+    """Has a live subscription, and was read longer than a day ago, or before a moment that should have changed it."""
+    live = Subscription.objects.live().filter(user=OuterRef("user"))
+    over = Q()
+    for moment in ("period_end", "cancel_at", "trial_ends_at"):
+        over |= Q(**{f"{moment}__lt": now - EVENT_LATE, f"{moment}__gt": OuterRef("synced_at") - EVENT_LATE})
+    return Q(Exists(live.filter(over))) | Q(Exists(live), synced_at__lt=now - RESYNC_AFTER)
 
 
 def _end_all(customer: StripeCustomer, *, now: datetime) -> None:

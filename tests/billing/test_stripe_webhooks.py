@@ -5,6 +5,7 @@ import random
 import threading
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -229,15 +230,17 @@ def test_an_event_is_given_up_in_the_end_and_an_operator_replays_it(shop: Shop, 
     shop.stripe.hold_webhooks()
     shop.stripe.complete_checkout(shop.checkout(api_as(carol)))
     event = next(each for each in shop.stripe.events if each["type"] == "checkout.session.completed")
-    shop.stripe.fail_next(requests=1_000)
+    shop.stripe.webhook_url = _store
     shop.stripe.deliver([event])
+    payload = StripeEvent.objects.get(pk=event["id"]).payload
+    StripeEvent.objects.update(payload="{")  # nothing can be done about it
     for _ in range(20):
         StripeEvent.objects.filter(due_at__isnull=False).update(due_at=timezone.now())
         services.work()
     given_up = StripeEvent.objects.get(pk=event["id"])
     assert (given_up.attempts, given_up.due_at, given_up.handled_at) == (8, None, None)
 
-    shop.stripe.fail_next(requests=0)
+    StripeEvent.objects.filter(pk=event["id"]).update(payload=payload)
     replayed = services.replay_event(event["id"], now=timezone.now())
     assert (replayed.error, replayed.attempts) == ("", 1)
     assert replayed.handled_at is not None
@@ -245,6 +248,60 @@ def test_an_event_is_given_up_in_the_end_and_an_operator_replays_it(shop: Shop, 
     assert carol.tier == Tier.PRO
     with pytest.raises(NotFound):
         services.replay_event("evt_none", now=timezone.now())
+
+
+def test_no_event_is_given_up_while_stripe_is_away(shop: Shop, carol: User) -> None:
+    shop.subscribe(carol)
+    text = body(data={"object": {"id": shop.customer(carol), "object": "customer"}})
+    signed(shop, text)
+    shop.stripe.fail_next(requests=1_000)
+    for _ in range(20):
+        StripeEvent.objects.filter(due_at__isnull=False).update(due_at=timezone.now())
+        services.work()
+    event = StripeEvent.objects.get(pk="evt_1")
+    assert event.due_at is not None and event.due_at <= timezone.now() + timedelta(hours=1)
+
+
+def test_an_event_that_was_given_up_is_handled_when_it_is_sent_again(shop: Shop) -> None:
+    signed(shop, body())
+    StripeEvent.objects.filter(pk="evt_1").update(attempts=8, due_at=None, error="It failed.")
+    assert signed(shop, body()).json() == {"status": "repeated"}
+    services.work()
+    event = StripeEvent.objects.get(pk="evt_1")
+    assert (event.flag, event.handled_at is not None) == (EventFlag.UNKNOWN_CUSTOMER, True)
+    assert signed(shop, body()).json() == {"status": "repeated"}
+    assert StripeEvent.objects.get(pk="evt_1").due_at is None  # what is done stays so
+
+
+def test_a_change_whose_event_was_lost_is_seen_within_a_day(shop: Shop, carol: User) -> None:
+    shop.subscribe(carol)
+    lose_the_end(shop)
+    services.work()
+    assert User.objects.get(pk=carol.pk).tier == Tier.PRO
+    StripeCustomer.objects.update(synced_at=timezone.now() - timedelta(hours=25))
+    services.work()
+    assert User.objects.get(pk=carol.pk).tier == Tier.FREE
+
+
+@pytest.mark.parametrize("moment", ["period_end", "cancel_at", "trial_ends_at"])
+def test_an_end_whose_event_was_lost_is_seen_an_hour_later(shop: Shop, carol: User, moment: str) -> None:
+    shop.subscribe(carol)
+    lose_the_end(shop)
+    over = timezone.now() - timedelta(minutes=61)
+    Subscription.objects.update(**{moment: over})
+    StripeCustomer.objects.update(synced_at=over)
+    services.work()
+    assert User.objects.get(pk=carol.pk).tier == Tier.FREE
+    asked = len(shop.paths())
+    Subscription.objects.update(status="past_due", **{moment: over})  # it is still so: not asked in each round
+    services.work()
+    assert len(shop.paths()) == asked
+
+
+def lose_the_end(shop: Shop) -> None:
+    shop.stripe.webhook_url = None
+    [subscription] = shop.stripe.objects("subscription")
+    client().v1.subscriptions.cancel(subscription["id"])
 
 
 def test_an_event_that_a_dying_worker_had_taken_up_is_handled_all_the_same(shop: Shop) -> None:
