@@ -23,6 +23,8 @@ logger = logging.getLogger(__name__)
 
 WAITS = (60, 300, 1_800, 3_600)  # seconds after each attempt, and the last ever after
 IDENTIFIER_REMEMBERED = timedelta(hours=23)  # Stripe says 24 at least
+INVOICE_FINAL = timedelta(hours=1)  # after its period's end Stripe adds nothing to an invoice
+AFTER_INVOICE = "It was sent after the invoice was final, which lacks these runs: charge them by hand."
 OLDEST = timedelta(days=35)  # Stripe takes nothing that was used before
 
 
@@ -32,11 +34,13 @@ def send(*, now: datetime, user: User | None = None) -> Outcome:
     if report is None:
         return Outcome.NOTHING_DUE
     try:
-        _tell(report, now)
+        sent = _tell(report, now)
     except Exception as error:  # whatever it is: the operator reads it on the row, and it is tried again
         _fail(report, error, now)
         return Outcome.AWAY if is_away(error) else Outcome.FAILED
-    OverageReport.objects.filter(pk=report.pk).update(sent_at=now, due_at=None, error="")
+    OverageReport.objects.filter(pk=report.pk).update(
+        sent_at=now, due_at=None, error=AFTER_INVOICE if sent and _is_billed(report, now) else ""
+    )
     return Outcome.DONE
 
 
@@ -70,13 +74,18 @@ def _claim(now: datetime, user: User | None) -> OverageReport | None:
     return report
 
 
-def _tell(report: OverageReport, now: datetime) -> None:
-    """`report` has the moment of the first attempt of those before this one."""
+def _is_billed(report: OverageReport, now: datetime) -> bool:
+    periods = SubscriptionPeriod.objects.filter(user=report.user_id, starts_at=report.period_start)
+    return periods.filter(ends_at__lt=now - INVOICE_FINAL).exists()
+
+
+def _tell(report: OverageReport, now: datetime) -> bool:
+    """False if it has been sent before. `report` has the moment of the first attempt of those before this one."""
     from stripe import InvalidRequestError
 
     customer = StripeCustomer.objects.get(user=report.user_id)
     if report.first_sent_at and now - report.first_sent_at > IDENTIFIER_REMEMBERED and _has_arrived(customer, report):
-        return
+        return False
     try:
         client().v1.billing.meter_events.create(
             {
@@ -89,6 +98,8 @@ def _tell(report: OverageReport, now: datetime) -> None:
     except InvalidRequestError as error:
         if "already exists with identifier" not in str(error):
             raise
+        return False
+    return True
 
 
 def _has_arrived(customer: StripeCustomer, report: OverageReport) -> bool:

@@ -140,6 +140,16 @@ def test_what_was_used_until_an_account_is_closed_is_on_the_last_invoice(shop: S
     assert [each["status"] for each in shop.stripe.objects("subscription")] == ["canceled"]
 
 
+def test_what_stripe_is_told_after_the_invoice_is_final_is_said_to_be_charged_by_hand(shop: Shop, paying: User) -> None:
+    use(paying, LIMIT + 10, shop.now)
+    period = SubscriptionPeriod.objects.latest("starts_at")
+    shop.stripe.advance_to(period.ends_at + timedelta(minutes=61))
+    report(shop)
+    row = OverageReport.objects.get()
+    assert row.sent_at is not None
+    assert "by hand" in row.error
+
+
 # Crashes. --------------------------------------------------------------------------------------------------------
 def test_a_crash_before_the_sending_loses_nothing(shop: Shop, paying: User) -> None:
     use(paying, LIMIT + 10, shop.now)
