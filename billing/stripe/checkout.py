@@ -9,7 +9,7 @@ from accounts.models import Tier, User
 from billing.errors import AlreadySubscribed, BillingUnavailable, NoCustomer, TierNotSold
 from billing.models import StripeCustomer, Subscription
 from billing.models.stripe import ENDED
-from billing.stripe.client import asking, client
+from billing.stripe.client import asking, client, is_missing
 from billing.stripe.customers import customer_of, replace_customer
 from billing.stripe.prices import prices_of
 from billing.stripe.reading import CustomerRead
@@ -38,7 +38,7 @@ def open_checkout(*, user: User, tier: str, success_url: str = "", cancel_url: s
             )
         customer = customer_of(user)
         expire(customer.checkout_session)
-        read = sync(customer, now=now)
+        read = _read(customer, now)
         _require_none(read)
         if read.deleted:
             customer = replace_customer(customer)
@@ -55,6 +55,8 @@ def open_portal(*, user: User, return_url: str = "") -> str:
 
     Raises `NoCustomer`, `BillingNotConfigured` and `BillingUnavailable`.
     """
+    from stripe import InvalidRequestError
+
     client()
     customer = StripeCustomer.objects.filter(user=user).first()
     if customer is None:
@@ -63,7 +65,24 @@ def open_portal(*, user: User, return_url: str = "") -> str:
         params: Any = {"customer": customer.stripe_id, "return_url": return_url or settings.BLOX_PUBLIC_URL}
         if configuration := portal_configuration():
             params["configuration"] = configuration
-        return client().v1.billing_portal.sessions.create(params).url
+        try:
+            return client().v1.billing_portal.sessions.create(params).url
+        except InvalidRequestError as error:
+            if not is_missing(error):
+                raise
+            raise NoCustomer("Stripe no longer knows you as a customer: the next checkout makes you one.") from error
+
+
+def _read(customer: StripeCustomer, now: datetime) -> CustomerRead:
+    """One that Stripe does not know, of another account's key perhaps, is as one that was deleted; its rows here stay."""
+    from stripe import InvalidRequestError
+
+    try:
+        return sync(customer, now=now)
+    except InvalidRequestError as error:
+        if not is_missing(error):
+            raise
+        return CustomerRead(deleted=True, email="", subscriptions=[])
 
 
 def _require_none(read: CustomerRead) -> None:
@@ -105,8 +124,10 @@ def _only_open_one(customer: StripeCustomer, session: "Session") -> str:
         expire(session.id)
         customer.refresh_from_db(fields=["checkout_session"])
         session = client().v1.checkout.sessions.retrieve(customer.checkout_session)
-    if session.url is None:  # paid for meanwhile
+    if session.status == "complete":
         raise AlreadySubscribed("You have just subscribed.")
+    if session.url is None:  # expired since, by a third
+        raise BillingUnavailable("The page has expired: try again.", headers={"Retry-After": "1"})
     return session.url
 
 
@@ -123,5 +144,10 @@ def expire(session: str) -> None:
     if session:
         try:
             client().v1.checkout.sessions.expire(session)
-        except InvalidRequestError:
-            return
+        except InvalidRequestError as error:
+            if not is_missing(error) and _is_open(session):
+                raise
+
+
+def _is_open(session: str) -> bool:
+    return client().v1.checkout.sessions.retrieve(session).status == "open"

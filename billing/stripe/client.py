@@ -52,15 +52,23 @@ def _client(key: str, base: str) -> "StripeClient":
 @contextmanager
 def asking() -> Iterator[None]:
     """Turns the SDK's errors into `BillingUnavailable`, for callers that a person waits for. The log has the reason."""
-    from stripe import StripeError
+    from stripe import InvalidRequestError, StripeError
 
     try:
         yield
+    except InvalidRequestError as error:  # it will be refused in a moment as well
+        logger.warning("Stripe: %s", said(error))
+        raise BillingUnavailable("Stripe refuses what it is asked: the operator has to look at the log.") from error
     except StripeError as error:
         logger.warning("Stripe: %s", said(error))
         raise BillingUnavailable(
             "Stripe does not answer as it should: try again in a moment.", headers={"Retry-After": str(RETRY_AFTER)}
         ) from error
+
+
+def is_missing(error: Exception) -> bool:
+    """Whether Stripe does not know, or no longer, what it was asked about."""
+    return getattr(error, "code", None) == "resource_missing"
 
 
 def said(error: Exception) -> str:

@@ -10,6 +10,7 @@ from pytest_django import Settings
 from rest_framework.test import APIClient
 
 from accounts.models import User
+from billing.errors import BillingUnavailable
 from billing.models import StripeCustomer, Subscription
 from billing.stripe import checkout
 from billing.stripe.client import client
@@ -107,6 +108,25 @@ def test_who_was_deleted_at_stripe_buys_as_a_new_customer_without_a_second_trial
     assert shop.customer(carol) != gone
     carol.refresh_from_db()
     assert carol.tier == "pro"
+
+
+def test_a_customer_that_stripe_does_not_know_is_made_anew_and_has_nothing_to_manage(shop: Shop, carol: User) -> None:
+    shop.checkout(api_as(carol))
+    StripeCustomer.objects.update(stripe_id="cus_of_another_account", checkout_session="cs_of_another_account")
+    refused = api_as(carol).post(PORTAL, {})
+    assert (refused.status_code, refused.json()["code"]) == (409, "no_customer")
+    assert shop.subscribe(carol).status == "trialing"
+
+
+def test_a_refused_request_is_not_to_be_tried_again_in_a_moment(shop: Shop, carol: User) -> None:
+    for price in shop.stripe.objects("price"):
+        client().v1.prices.update(price["id"], {"lookup_key": price["lookup_key"] + "_x"})
+    [product] = [each for each in shop.stripe.objects("product") if each["id"] == "blox_pro"]
+    one_time: Any = {"product": product["id"], "currency": "usd", "unit_amount": 1, "lookup_key": "blox_pro_monthly"}
+    client().v1.prices.create(one_time)
+    answer = api_as(carol).post(CHECKOUT, {"tier": "pro"})
+    assert (answer.status_code, answer.json()["code"]) == (503, "billing_unavailable")
+    assert "Retry-After" not in answer
 
 
 def _end(shop: Shop, subscription: str) -> None:
@@ -229,6 +249,16 @@ def test_of_two_checkouts_at_a_time_one_page_stays_open(shop: Shop, carol: User)
     assert url.endswith(first)
     opened = [session["id"] for session in shop.stripe.objects("checkout.session") if session["status"] == "open"]
     assert opened == [first]
+
+
+def test_a_page_that_a_third_checkout_has_expired_is_not_said_to_be_paid(shop: Shop, carol: User) -> None:
+    shop.checkout(api_as(carol))
+    late = StripeCustomer.objects.get()
+    third = shop.checkout(api_as(carol))
+    client().v1.checkout.sessions.expire(third)
+    mine = client().v1.checkout.sessions.retrieve(third)
+    with pytest.raises(BillingUnavailable):
+        checkout._only_open_one(late, mine)
 
 
 @pytest.mark.once
