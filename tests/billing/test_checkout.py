@@ -209,6 +209,20 @@ def test_a_stripe_that_is_away_is_a_503_and_nothing_is_left_half_done(
     assert "Stripe" in caplog.text
 
 
+def test_a_person_waits_for_stripe_once(shop: Shop, carol: User) -> None:
+    shop.stripe.fail_next(requests=100)
+    before = len(shop.paths())
+    assert api_as(carol).post(CHECKOUT, {"tier": "pro"}).status_code == 503
+    assert len(shop.paths()) == before + 1
+
+
+def test_ten_pages_a_minute_are_asked_for_at_stripe(shop: Shop, carol: User) -> None:
+    answers = [api_as(carol).post(PORTAL, {}).status_code for _ in range(11)]
+    assert answers == [409] * 10 + [429]
+    other = User.objects.create_user("other@shop.example")
+    assert api_as(other).post(PORTAL, {}).status_code == 409
+
+
 def test_the_key_is_in_no_answer_and_no_log(shop: Shop, carol: User, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("DEBUG")
     shop.stripe.refuse_key(KEY)

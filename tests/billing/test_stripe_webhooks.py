@@ -262,6 +262,16 @@ def test_no_event_is_given_up_while_stripe_is_away(shop: Shop, carol: User) -> N
     assert event.due_at is not None and event.due_at <= timezone.now() + timedelta(hours=1)
 
 
+def test_one_customers_too_many_requests_hold_up_no_other(shop: Shop, carol: User) -> None:
+    shop.subscribe(carol)
+    signed(shop, body(data={"object": {"id": shop.customer(carol), "object": "customer"}}))
+    signed(shop, body(id="evt_2"))
+    shop.stripe.fail_next(requests=2, status=429)
+    services.work()
+    events = {event.pk: event.handled_at is not None for event in StripeEvent.objects.filter(pk__in=["evt_1", "evt_2"])}
+    assert events == {"evt_1": False, "evt_2": True}
+
+
 def test_an_event_that_was_given_up_is_handled_when_it_is_sent_again(shop: Shop) -> None:
     signed(shop, body())
     StripeEvent.objects.filter(pk="evt_1").update(attempts=8, due_at=None, error="It failed.")
