@@ -29,7 +29,7 @@ def review_flow_caps(*, now: datetime, seconds: float = SECONDS) -> None:
             _review(review, now)
         except Exception as error:
             logger.exception("The flows of user %s could not be reviewed", review.user_id)
-            notices.fail_review(review, f"{type(error).__name__}: {error}")
+            notices.fail_review(review, f"{type(error).__name__}: {error}", now=now)
         if time.monotonic() >= stop_at:
             ring(Job.REVIEW)
             return

@@ -315,6 +315,25 @@ def test_a_review_that_broke_off_names_what_it_had_stopped_before(shop: Shop, ca
     assert BillingMail.objects.get(kind="back_to_free").context["stopped_flows"] == ["oldest", "older"]
 
 
+def test_a_review_that_keeps_failing_does_not_hold_back_the_mail_for_ever(shop: Shop, carol: User) -> None:
+    shop.subscribe(carol)
+    running(carol, "one", "two")
+    services.cancel_subscription(user=carol, at_period_end=False, now=shop.now)
+    FlowCapReview.objects.update(stopped=[{}])  # what it cannot read
+    told = BillingMail.objects.get(kind="back_to_free")
+    for due in (False, False, True):
+        FlowCapReview.objects.update(due_at=timezone.now())
+        tasks.review_flow_caps()
+        told.refresh_from_db()
+        assert (told.due_at is not None) == due
+    BillingMail.objects.update(due_at=None, sent_at=timezone.now())
+    FlowCapReview.objects.update(due_at=timezone.now(), stopped=[])
+    tasks.review_flow_caps()
+    told.refresh_from_db()
+    assert told.due_at is None  # it is not sent twice
+    assert statuses(carol)["one"] == "stopped"
+
+
 def test_who_is_back_on_the_tier_before_the_review_keeps_all_flows(carol: User) -> None:
     set_tier(user=carol, tier=Tier.PRO)
     running(carol, "one", "two")
