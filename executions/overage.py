@@ -1,5 +1,6 @@
 """Counting the runs of subscribers' periods: here and not in billing, which has no executions to count."""
 
+import logging
 import time
 from datetime import datetime
 
@@ -10,6 +11,8 @@ from billing.periods import Period
 from executions.dispatch import Job, ring
 from executions.usage.counting import runs_of
 
+logger = logging.getLogger(__name__)
+
 SECONDS = 2.0  # of one run of the task, since executions wait meanwhile
 
 
@@ -18,7 +21,10 @@ def report_overage(*, now: datetime, seconds: float = SECONDS) -> None:
     `seconds` is rung for again."""
     stop_at = time.monotonic() + seconds
     while (period := overage.claim_period(now=now)) is not None:
-        _report(period, now)
+        try:
+            _report(period, now)
+        except Exception:  # it is due again later; the others must not wait for it
+            logger.exception("The runs of period %s could not be counted", period.pk)
         if time.monotonic() >= stop_at:
             ring(Job.OVERAGE)
             return

@@ -92,7 +92,7 @@ def _tell(report: OverageReport, now: datetime) -> bool:
                 "event_name": METER_EVENT,
                 "payload": {"stripe_customer_id": customer.stripe_id, "value": str(report.value)},
                 "identifier": report.identifier,
-                "timestamp": int(report.used_at.timestamp()),
+                "timestamp": max(int(report.used_at.timestamp()), _whole_minute(report.period_start)),
             }
         )
     except InvalidRequestError as error:
@@ -107,7 +107,7 @@ def _has_arrived(customer: StripeCustomer, report: OverageReport) -> bool:
     of_period = {"user": report.user_id, "period_start": report.period_start}
     sent = OverageReport.objects.filter(**of_period, sent_at__isnull=False).aggregate(runs=Sum("value", default=0))
     period = SubscriptionPeriod.objects.get(user=report.user_id, starts_at=report.period_start)
-    for meter in client().v1.billing.meters.list({"limit": 100}).auto_paging_iter():
+    for meter in client().v1.billing.meters.list({"status": "active", "limit": 100}).auto_paging_iter():
         if meter.event_name == METER_EVENT:
             summaries: Any = client().v1.billing.meters.event_summaries.list(
                 meter.id,
@@ -123,7 +123,7 @@ def _has_arrived(customer: StripeCustomer, report: OverageReport) -> bool:
 
 def _whole_minute(moment: datetime) -> int:
     """Seconds since the epoch: Stripe sums over whole minutes. The next one, so that what was used in the last second of
-    the period before is not taken for this one's."""
+    the period before is not taken for this one's; so nothing is told to have been used before it."""
     return math.ceil(moment.timestamp() / 60) * 60
 
 

@@ -150,6 +150,35 @@ def test_what_stripe_is_told_after_the_invoice_is_final_is_said_to_be_charged_by
     assert "by hand" in row.error
 
 
+def test_a_period_that_cannot_be_counted_holds_up_no_other(shop: Shop, paying: User) -> None:
+    use(paying, LIMIT + 10, shop.now)
+    period = SubscriptionPeriod.objects.latest("starts_at")
+    other = User.objects.create_user("other@shop.example", tier="pro")
+    broken = SubscriptionPeriod.objects.create(
+        user=other, starts_at=period.starts_at, ends_at=period.ends_at, tier="pro", count_due_at=period.starts_at
+    )
+    use(other, LIMIT + 10, shop.now)
+    taken = {"period_start": period.starts_at - timedelta(days=90), "used_at": shop.now, "created_at": shop.now}
+    OverageReport.objects.create(
+        user=paying, sequence=1, value=1, identifier=f"blox-overage-{broken.pk}-1", sent_at=shop.now, **taken
+    )
+    report(shop)
+    assert told(shop) == [10]
+
+
+def test_what_was_used_in_the_first_part_of_a_minute_is_found_in_the_meters_sum(shop: Shop, paying: User) -> None:
+    use(paying, LIMIT + 10, shop.now)
+    overage.report_overage(now=shop.now)
+    row = OverageReport.objects.get()
+    OverageReport.objects.update(used_at=row.period_start)
+    SubscriptionPeriod.objects.update(count_due_at=None)
+    shop.stripe.cut_next(requests=2)
+    report(shop)
+    shop.stripe.advance(days=2)
+    report(shop)
+    assert told(shop) == [10]
+
+
 # Crashes. --------------------------------------------------------------------------------------------------------
 def test_a_crash_before_the_sending_loses_nothing(shop: Shop, paying: User) -> None:
     use(paying, LIMIT + 10, shop.now)
