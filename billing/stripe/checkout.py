@@ -90,7 +90,8 @@ def _require_none(read: CustomerRead) -> None:
     for subscription in read.subscriptions:
         if subscription.status not in ENDED:
             raise AlreadySubscribed(
-                "You have a subscription already: change or end it in the portal (POST /api/v1/billing/portal).",
+                "You have a subscription already. End it in the portal (POST /api/v1/billing/portal) and subscribe anew when it "
+                "is over, or ask the operator to change its price.",
                 details={"tier": subscription.tier, "status": subscription.status},
             )
 

@@ -7,7 +7,7 @@ the commit. What fails is taken up again after waits that grow.
 import json
 import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -17,9 +17,10 @@ from django.db import transaction
 from billing.dispatch import ring_for_stripe
 from billing.errors import BillingNotConfigured, InvalidSignature
 from billing.models import EventFlag, StripeCustomer, StripeEvent
+from billing.models.stripe import ENDED
 from billing.stripe import dunning
 from billing.stripe.client import Outcome, is_away, said
-from billing.stripe.reading import id_of
+from billing.stripe.reading import CustomerRead, id_of
 from billing.stripe.sync import sync
 from bloxserver.core import json_text
 from bloxserver.core.errors import InvalidInput
@@ -83,11 +84,17 @@ def _verify(body: bytes, signature: str, now: datetime) -> None:
 
     try:
         WebhookSignature.verify_header(body, signature, settings.STRIPE_WEBHOOK_SECRET, TOLERANCE)
-        signed_at = int(dict(part.split("=", 1) for part in signature.split(","))["t"])
-    except (SignatureVerificationError, ValueError, TypeError, KeyError) as error:
+        signed_at = max(int(value) for name, value in _parts(signature) if name == "t")
+    except (SignatureVerificationError, ValueError, TypeError) as error:
         raise InvalidSignature("The signature is missing, wrong or older than five minutes.") from error
     if signed_at > now.timestamp() + TOLERANCE:
         raise InvalidSignature("The signature is of a moment in the future.")
+
+
+def _parts(signature: str) -> Iterator[tuple[str, str]]:
+    for part in signature.split(","):
+        name, _, value = part.partition("=")
+        yield name, value
 
 
 def _event(body: bytes, now: datetime) -> StripeEvent:
@@ -148,11 +155,18 @@ def _handle(event: StripeEvent, now: datetime) -> str:
         # It may be of a page that was open still: what was bought on it is ended too.
         StripeCustomer.objects.filter(pk=customer.pk, close_due_at=None).update(close_due_at=now)
         return EventFlag.DELETED_USER
-    sync(customer, now=now)
+    _warn_of_two(sync(customer, now=now), customer)
     teller = HANDLED[event.type]
     if teller is not None:
         teller(customer, subject, now)
     return ""
+
+
+def _warn_of_two(read: CustomerRead, customer: StripeCustomer) -> None:
+    """The checkout lets nobody subscribe twice: somebody has made one at Stripe by hand."""
+    live = [subscription.stripe_id for subscription in read.subscriptions if subscription.status not in ENDED]
+    if len(live) > 1:
+        logger.warning("stripe customer=%s pays for several subscriptions: %s", customer.stripe_id, ", ".join(live))
 
 
 def _fail(event: StripeEvent, error: Exception, now: datetime, *, away: bool) -> None:

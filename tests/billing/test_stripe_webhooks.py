@@ -97,6 +97,11 @@ def test_a_signature_is_good_for_five_minutes_before_and_after(shop: Shop, secon
     assert StripeEvent.objects.filter(pk="evt_1").exists() == (status == 200)
 
 
+def test_no_moment_of_a_signature_may_be_ahead(shop: Shop) -> None:
+    ahead = shop.stripe.sign(body(), timestamp=int(time.time()) + 3_600)
+    assert post(body(), f"{ahead},t={int(time.time())}").status_code == 400
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -248,6 +253,32 @@ def test_an_event_is_given_up_in_the_end_and_an_operator_replays_it(shop: Shop, 
     assert carol.tier == Tier.PRO
     with pytest.raises(NotFound):
         services.replay_event("evt_none", now=timezone.now())
+
+
+def test_without_a_key_events_wait(shop: Shop, carol: User, settings: Settings) -> None:
+    shop.subscribe(carol)
+    signed(shop, body(data={"object": {"id": shop.customer(carol), "object": "customer"}}))
+    settings.STRIPE_API_KEY = ""
+    services.work()
+    event = StripeEvent.objects.get(pk="evt_1")
+    assert (event.attempts, event.due_at is not None) == (0, True)
+
+
+def test_what_was_given_up_is_forgotten_after_90_days(shop: Shop) -> None:
+    for days in (89, 91):
+        signed(shop, body(id=f"evt_{days}"))
+        long_ago = timezone.now() - timedelta(days=days)
+        StripeEvent.objects.filter(pk=f"evt_{days}").update(due_at=None, received_at=long_ago)
+    services.work()
+    assert [event.pk for event in StripeEvent.objects.filter(pk__in=["evt_89", "evt_91"])] == ["evt_89"]
+
+
+def test_two_subscriptions_are_warned_of(shop: Shop, carol: User, caplog: pytest.LogCaptureFixture) -> None:
+    shop.subscribe(carol)
+    [price] = client().v1.prices.list({"lookup_keys": ["blox_pro_monthly"]}).data
+    client().v1.subscriptions.create({"customer": shop.customer(carol), "items": [{"price": price.id}]})
+    shop.stripe.flush()
+    assert "several subscriptions" in caplog.text
 
 
 def test_no_event_is_given_up_while_stripe_is_away(shop: Shop, carol: User) -> None:
