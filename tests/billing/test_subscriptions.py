@@ -29,6 +29,7 @@ from bloxserver.core.errors import Conflict
 from executions import history, tasks
 from executions.usage.counting import runs_of
 from flows.models import Flow, FlowStatus
+from tests.billing.limits import give
 from tests.billing.shop import Shop
 from tests.conftest import api_as
 from tests.executions.factories import make_execution, make_flow
@@ -381,6 +382,15 @@ def test_flows_over_the_cap_cannot_be_started_again(carol: User) -> None:
     assert api_as(carol).post(f"/api/v1/flows/{two.pk}/start").status_code == 200  # it runs: that deploys it anew
     assert api_as(carol).post(f"/api/v1/flows/{two.pk}/stop").status_code == 200
     assert api_as(carol).post(f"/api/v1/flows/{one.pk}/start").status_code == 200
+
+
+def test_a_start_over_the_users_own_cap_says_whose_it_is(carol: User, django_capture_on_commit_callbacks: Any) -> None:
+    with django_capture_on_commit_callbacks(execute=True):
+        give(carol, "flows", 2)
+    running(carol, "one", "two")
+    refused = api_as(carol).post(f"/api/v1/flows/{make_flow(carol, name='three').pk}/start")
+    assert refused.status_code == 402
+    assert refused.json()["message"].startswith("Your limit is 2 flows")
 
 
 # Money. ----------------------------------------------------------------------------------------------------------
