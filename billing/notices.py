@@ -9,6 +9,7 @@ from accounts.models import User
 from billing.models import BillingMail, FlowCapReview, MailKind
 
 REVIEW_WAIT = timedelta(minutes=1)  # longer than a review takes; twice as long after each attempt, up to
+NAMELESS_AFTER = 3  # attempts
 LONGEST_WAIT = timedelta(hours=6)
 
 
@@ -70,11 +71,16 @@ def complete_review(review: FlowCapReview, *, now: datetime) -> None:
             note_mail(user=review.user, kind=MailKind.DOWNGRADED, key=key, context=context, now=now)
             return
         mail = BillingMail.objects.select_for_update(of=("self",)).get(pk=review.mail.pk)
+        if mail.sent_at is not None:  # without the names, since the review kept failing
+            return
         mail.context = {**mail.context, "stopped_flows": names}
         mail.due_at = now
         mail.save(update_fields=["context", "due_at"])
 
 
-def fail_review(review: FlowCapReview, error: str) -> None:
-    """An attempt that is not the latest says nothing."""
+def fail_review(review: FlowCapReview, error: str, *, now: datetime) -> None:
+    """An attempt that is not the latest says nothing. After some the mail goes out without the names: that the tier has
+    fallen must be told."""
+    if review.attempts >= NAMELESS_AFTER:
+        BillingMail.objects.filter(review=review, due_at=None, sent_at=None).update(due_at=now)
     FlowCapReview.objects.filter(pk=review.pk, attempts=review.attempts).update(error=error[:2_000])

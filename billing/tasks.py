@@ -1,4 +1,4 @@
-"""Celery's side of the budgets. Safe to run twice, late, or in several clocks at once."""
+"""Celery's side of budgets and subscriptions. Safe to run twice, late, or in several clocks at once."""
 
 from celery import shared_task
 from django.utils import timezone
@@ -6,7 +6,7 @@ from django.utils import timezone
 from billing import run_mails, subscription_mails
 from billing.dispatch import Job
 from billing.metering import housekeeping, mails
-from billing.stripe import events, services
+from billing.stripe import services
 from bloxserver.core.background import Background
 
 MAILS = (mails, run_mails, subscription_mails)
@@ -28,11 +28,9 @@ def _send_due_mails() -> None:
 _mails = Background(_send_due_mails, "billing-mails")
 
 
-@shared_task(name=Job.HANDLE_EVENT, ignore_result=True)
-def handle_stripe_event(event_id: str) -> None:
-    events.handle(now=timezone.now(), event_id=event_id)
-
-
 @shared_task(name=Job.WORK_ON_STRIPE, ignore_result=True)
 def work_on_stripe() -> None:
-    services.work()
+    _stripe.start()  # where Stripe hangs, neither ticks nor executions wait for it
+
+
+_stripe = Background(services.work, "billing-stripe")

@@ -7,19 +7,34 @@ from rest_framework.generics import GenericAPIView
 from rest_framework.permissions import AllowAny
 from rest_framework.request import Request
 from rest_framework.response import Response
+from rest_framework.throttling import BaseThrottle
 from rest_framework.views import APIView
 
 from accounts.models import User
 from billing.serializers import CheckoutSerializer, PortalSerializer, StripePageSerializer
 from billing.stripe import checkout, events
 from bloxserver.api.schema import api_error
+from bloxserver.api.throttling import TierThrottle, limiter
 
+PAGES_PER_MINUTE = 10  # of a user, checkout and portal together
 NOT_CONFIGURED = "No key of Stripe's is set (billing_not_configured), or Stripe is away (billing_unavailable)."
+
+
+class StripePageThrottle(BaseThrottle):
+    """Each page takes several requests to Stripe, and a thread of the web meanwhile."""
+
+    def allow_request(self, request: Request, view: Any) -> bool:
+        self.rate_limit = limiter().hit(f"stripe-pages/{_user(request).pk}", per_minute=PAGES_PER_MINUTE)
+        return self.rate_limit.allowed
+
+    def wait(self) -> float:
+        return self.rate_limit.retry_after
 
 
 @extend_schema(tags=["billing"])
 class CheckoutView(GenericAPIView[Any]):
     pagination_class = None
+    throttle_classes = [TierThrottle, StripePageThrottle]
     serializer_class = CheckoutSerializer
 
     @extend_schema(
@@ -44,6 +59,7 @@ class CheckoutView(GenericAPIView[Any]):
 @extend_schema(tags=["billing"])
 class PortalView(GenericAPIView[Any]):
     pagination_class = None
+    throttle_classes = [TierThrottle, StripePageThrottle]
     serializer_class = PortalSerializer
 
     @extend_schema(

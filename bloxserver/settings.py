@@ -236,8 +236,12 @@ CELERY_BEAT_SCHEDULE = {
     "tick": {"task": "triggers.tick", "schedule": 1.0, "relative": True, "options": {"queue": "clock", "expires": 1.0}},
     "sweep": {"task": "executions.sweep", "schedule": 1.0, "options": {"queue": "clock", "expires": 1.0}},
     "keep budgets": {"task": "billing.keep_budgets", "schedule": 5.0, "options": {"queue": "clock", "expires": 5.0}},
+    "work on stripe": {
+        "task": "billing.work_on_stripe",
+        "schedule": 15.0,
+        "options": {"queue": "clock", "expires": 15.0},
+    },
     # These take their time, so workers do them, not the clock.
-    "work on stripe": {"task": "billing.work_on_stripe", "schedule": 15.0, "options": {"expires": 15.0}},
     "review flow caps": {"task": "executions.review_flow_caps", "schedule": 15.0, "options": {"expires": 15.0}},
     "report overage": {"task": "executions.report_overage", "schedule": 300.0, "options": {"expires": 300.0}},
     "fold tallies": {"task": "executions.fold_tallies", "schedule": 15.0, "options": {"expires": 15.0}},

@@ -10,24 +10,29 @@ from accounts.models import User
 from billing import notices
 from billing.models import FlowCapReview
 from billing.services import limits_of
+from executions.dispatch import Job, ring
 from executions.models import Execution
 from flows.models import Flow, FlowStatus
 from flows.services import stop_flow
 
 logger = logging.getLogger(__name__)
 
-SECONDS = 10.0  # of one run of the task; the rest waits for the next
+SECONDS = 2.0  # of one run of the task, since executions wait meanwhile
 
 
 def review_flow_caps(*, now: datetime, seconds: float = SECONDS) -> None:
-    """See to the reviews that are due. One that fails is tried again later."""
+    """See to the reviews that are due. One that fails is tried again later. What is not done in `seconds` is rung for
+    again."""
     stop_at = time.monotonic() + seconds
-    while time.monotonic() < stop_at and (review := notices.claim_review(now=now)) is not None:
+    while (review := notices.claim_review(now=now)) is not None:
         try:
             _review(review, now)
         except Exception as error:
             logger.exception("The flows of user %s could not be reviewed", review.user_id)
-            notices.fail_review(review, f"{type(error).__name__}: {error}")
+            notices.fail_review(review, f"{type(error).__name__}: {error}", now=now)
+        if time.monotonic() >= stop_at:
+            ring(Job.REVIEW)
+            return
 
 
 def _review(review: FlowCapReview, now: datetime) -> None:

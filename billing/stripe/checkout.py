@@ -9,7 +9,7 @@ from accounts.models import Tier, User
 from billing.errors import AlreadySubscribed, BillingUnavailable, NoCustomer, TierNotSold
 from billing.models import StripeCustomer, Subscription
 from billing.models.stripe import ENDED
-from billing.stripe.client import asking, client
+from billing.stripe.client import asking, client, is_missing
 from billing.stripe.customers import customer_of, replace_customer
 from billing.stripe.prices import prices_of
 from billing.stripe.reading import CustomerRead
@@ -37,15 +37,17 @@ def open_checkout(*, user: User, tier: str, success_url: str = "", cancel_url: s
                 "Stripe has no price for it yet: the operator has to run `manage.py stripe_setup`."
             )
         customer = customer_of(user)
-        _expire(customer.checkout_session)
-        read = sync(customer, now=now)
+        expire(customer.checkout_session)
+        read = _read(customer, now)
         _require_none(read)
         if read.deleted:
             customer = replace_customer(customer)
         params = _params(user, customer, prices, has_had_trial=_has_had_trial(user))
         params["success_url"] = success_url or settings.BLOX_PUBLIC_URL
         params["cancel_url"] = cancel_url or settings.BLOX_PUBLIC_URL
-        return _only_open_one(customer, client().v1.checkout.sessions.create(params))
+        url = _only_open_one(customer, client().v1.checkout.sessions.create(params))
+        _close_if_buried(customer, now)
+        return url
 
 
 def open_portal(*, user: User, return_url: str = "") -> str:
@@ -53,6 +55,8 @@ def open_portal(*, user: User, return_url: str = "") -> str:
 
     Raises `NoCustomer`, `BillingNotConfigured` and `BillingUnavailable`.
     """
+    from stripe import InvalidRequestError
+
     client()
     customer = StripeCustomer.objects.filter(user=user).first()
     if customer is None:
@@ -61,7 +65,24 @@ def open_portal(*, user: User, return_url: str = "") -> str:
         params: Any = {"customer": customer.stripe_id, "return_url": return_url or settings.BLOX_PUBLIC_URL}
         if configuration := portal_configuration():
             params["configuration"] = configuration
-        return client().v1.billing_portal.sessions.create(params).url
+        try:
+            return client().v1.billing_portal.sessions.create(params).url
+        except InvalidRequestError as error:
+            if not is_missing(error):
+                raise
+            raise NoCustomer("Stripe no longer knows you as a customer: the next checkout makes you one.") from error
+
+
+def _read(customer: StripeCustomer, now: datetime) -> CustomerRead:
+    """One that Stripe does not know, of another account's key perhaps, is as one that was deleted; its rows here stay."""
+    from stripe import InvalidRequestError
+
+    try:
+        return sync(customer, now=now)
+    except InvalidRequestError as error:
+        if not is_missing(error):
+            raise
+        return CustomerRead(deleted=True, email="", subscriptions=[])
 
 
 def _require_none(read: CustomerRead) -> None:
@@ -69,7 +90,8 @@ def _require_none(read: CustomerRead) -> None:
     for subscription in read.subscriptions:
         if subscription.status not in ENDED:
             raise AlreadySubscribed(
-                "You have a subscription already: change or end it in the portal (POST /api/v1/billing/portal).",
+                "You have a subscription already. End it in the portal (POST /api/v1/billing/portal) and subscribe anew when it "
+                "is over, or ask the operator to change its price.",
                 details={"tier": subscription.tier, "status": subscription.status},
             )
 
@@ -100,20 +122,33 @@ def _only_open_one(customer: StripeCustomer, session: "Session") -> str:
     before = customer.checkout_session
     row = StripeCustomer.objects.filter(pk=customer.pk, checkout_session=before)
     if not row.update(checkout_session=session.id):
-        _expire(session.id)
+        expire(session.id)
         customer.refresh_from_db(fields=["checkout_session"])
         session = client().v1.checkout.sessions.retrieve(customer.checkout_session)
-    if session.url is None:  # paid for meanwhile
+    if session.status == "complete":
         raise AlreadySubscribed("You have just subscribed.")
+    if session.url is None:  # expired since, by a third
+        raise BillingUnavailable("The page has expired: try again.", headers={"Retry-After": "1"})
     return session.url
 
 
-def _expire(session: str) -> None:
+def _close_if_buried(customer: StripeCustomer, now: datetime) -> None:
+    """An account that was deleted meanwhile had no customer to close, or no page. One that is deleted from now on does."""
+    buried = StripeCustomer.objects.filter(pk=customer.pk, user__deleted_at__isnull=False)
+    buried.update(close_due_at=now, email="")
+
+
+def expire(session: str) -> None:
     """Nobody can subscribe twice through pages that were left open. One that is through already stays as it is."""
     from stripe import InvalidRequestError
 
     if session:
         try:
             client().v1.checkout.sessions.expire(session)
-        except InvalidRequestError:
-            return
+        except InvalidRequestError as error:
+            if not is_missing(error) and _is_open(session):
+                raise
+
+
+def _is_open(session: str) -> bool:
+    return client().v1.checkout.sessions.retrieve(session).status == "open"

@@ -1,25 +1,26 @@
 """Stripe's events: verified, stored, and then handled, in whatever order and however often they come.
 
-Stored first, under Stripe's id, so that a repeat finds itself; answered; and handled by a worker after the commit. What
-fails, and what no worker has heard of, the clock takes up again after waits that grow.
+Stored first, under Stripe's id, so that a repeat finds itself; answered; and handled by the clock, beside its ticks, after
+the commit. What fails is taken up again after waits that grow.
 """
 
 import json
 import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from django.conf import settings
 from django.db import transaction
 
-from billing.dispatch import send_event
+from billing.dispatch import ring_for_stripe
 from billing.errors import BillingNotConfigured, InvalidSignature
 from billing.models import EventFlag, StripeCustomer, StripeEvent
+from billing.models.stripe import ENDED
 from billing.stripe import dunning
 from billing.stripe.client import Outcome, is_away, said
-from billing.stripe.reading import id_of
+from billing.stripe.reading import CustomerRead, id_of
 from billing.stripe.sync import sync
 from bloxserver.core import json_text
 from bloxserver.core.errors import InvalidInput
@@ -44,6 +45,7 @@ HANDLED: dict[str, Teller | None] = {
 TOLERANCE = 300  # seconds, before and after
 WAITS = (60, 300, 1_800, 7_200, 21_600, 43_200, 86_400)  # seconds after each attempt; longer than an attempt takes
 MAX_ATTEMPTS = len(WAITS) + 1
+LONGEST_WAIT_AWAY = timedelta(hours=1)
 ERROR_CHARACTERS = 2_000
 BROKE_OFF = "The last attempt broke off with its process."
 EVENT_ID = re.compile(r"evt_[A-Za-z0-9_]{1,250}")
@@ -61,10 +63,18 @@ def receive(*, body: bytes, signature: str, now: datetime) -> bool:
     event = _event(body, now)
     with transaction.atomic():
         if StripeEvent.objects.filter(pk=event.pk).exists():
+            _take_up_again(event.pk, now)
             return False
         StripeEvent.objects.bulk_create([event], ignore_conflicts=True)
-        send_event(event.pk)
+        ring_for_stripe()
     return True
+
+
+def _take_up_again(event_id: str, now: datetime) -> None:
+    """One that was given up, and that Stripe, or an operator in its dashboard, sends once more."""
+    given_up = StripeEvent.objects.filter(pk=event_id, handled_at=None, due_at=None)
+    if given_up.update(due_at=now, attempts=0):
+        ring_for_stripe()
 
 
 def _verify(body: bytes, signature: str, now: datetime) -> None:
@@ -75,11 +85,17 @@ def _verify(body: bytes, signature: str, now: datetime) -> None:
 
     try:
         WebhookSignature.verify_header(body, signature, settings.STRIPE_WEBHOOK_SECRET, TOLERANCE)
-        signed_at = int(dict(part.split("=", 1) for part in signature.split(","))["t"])
-    except (SignatureVerificationError, ValueError, TypeError, KeyError) as error:
+        signed_at = max(int(value) for name, value in _parts(signature) if name == "t")
+    except (SignatureVerificationError, ValueError, TypeError) as error:
         raise InvalidSignature("The signature is missing, wrong or older than five minutes.") from error
     if signed_at > now.timestamp() + TOLERANCE:
         raise InvalidSignature("The signature is of a moment in the future.")
+
+
+def _parts(signature: str) -> Iterator[tuple[str, str]]:
+    for part in signature.split(","):
+        name, _, value = part.partition("=")
+        yield name, value
 
 
 def _event(body: bytes, now: datetime) -> StripeEvent:
@@ -117,8 +133,9 @@ def handle(*, now: datetime, event_id: str | None = None) -> Outcome:
     try:
         flag = _handle(event, now)
     except Exception as error:  # whatever it is: the operator reads it on the event, and it is tried again
-        _fail(event, error)
-        return Outcome.AWAY if is_away(error) else Outcome.FAILED
+        away = is_away(error)
+        _fail(event, error, now, away=away)
+        return Outcome.AWAY if away else Outcome.FAILED
     StripeEvent.objects.filter(pk=event.pk).update(handled_at=now, due_at=None, flag=flag, error="")
     return Outcome.DONE
 
@@ -147,17 +164,31 @@ def _handle(event: StripeEvent, now: datetime) -> str:
     if customer is None:
         return EventFlag.UNKNOWN_CUSTOMER
     if customer.user.deleted_at is not None:
+        # It may be of a page that was open still: what was bought on it is ended too.
+        StripeCustomer.objects.filter(pk=customer.pk, close_due_at=None).update(close_due_at=now)
         return EventFlag.DELETED_USER
-    sync(customer, now=now)
+    _warn_of_two(sync(customer, now=now), customer)
     teller = HANDLED[event.type]
     if teller is not None:
         teller(customer, subject, now)
     return ""
 
 
-def _fail(event: StripeEvent, error: Exception) -> None:
-    """An attempt that is not the latest says nothing."""
+def _warn_of_two(read: CustomerRead, customer: StripeCustomer) -> None:
+    """The checkout lets nobody subscribe twice: somebody has made one at Stripe by hand."""
+    live = [subscription.stripe_id for subscription in read.subscriptions if subscription.status not in ENDED]
+    if len(live) > 1:
+        logger.warning("stripe customer=%s pays for several subscriptions: %s", customer.stripe_id, ", ".join(live))
+
+
+def _fail(event: StripeEvent, error: Exception, now: datetime, *, away: bool) -> None:
+    """An attempt that is not the latest says nothing. While Stripe is away none is given up."""
     message = json_text.clean(said(error))[:ERROR_CHARACTERS]
-    gone = {"due_at": None} if event.attempts >= MAX_ATTEMPTS else {}
-    StripeEvent.objects.filter(pk=event.pk, attempts=event.attempts, handled_at=None).update(error=message, **gone)
+    changes: dict[str, Any] = {"error": message}
+    if away:
+        changes["attempts"] = min(event.attempts, MAX_ATTEMPTS - 1)
+        changes["due_at"] = min(event.due_at or now, now + LONGEST_WAIT_AWAY)
+    elif event.attempts >= MAX_ATTEMPTS:
+        changes["due_at"] = None
+    StripeEvent.objects.filter(pk=event.pk, attempts=event.attempts, handled_at=None).update(**changes)
     logger.warning("stripe event=%s attempt=%d: %s", event.pk, event.attempts, json_text.one_line(message))

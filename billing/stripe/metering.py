@@ -12,6 +12,8 @@ from typing import Any
 from django.db import transaction
 from django.db.models import Exists, OuterRef, Sum
 
+from accounts.models import User
+from billing.errors import BillingUnavailable
 from billing.models import OverageReport, StripeCustomer, SubscriptionPeriod
 from billing.stripe.client import Outcome, client, is_away, said
 from billing.stripe.prices import METER_EVENT
@@ -21,24 +23,38 @@ logger = logging.getLogger(__name__)
 
 WAITS = (60, 300, 1_800, 3_600)  # seconds after each attempt, and the last ever after
 IDENTIFIER_REMEMBERED = timedelta(hours=23)  # Stripe says 24 at least
+INVOICE_FINAL = timedelta(hours=1)  # after its period's end Stripe adds nothing to an invoice
+AFTER_INVOICE = "It was sent after the invoice was final, which lacks these runs: charge them by hand."
 OLDEST = timedelta(days=35)  # Stripe takes nothing that was used before
 
 
-def send(*, now: datetime) -> Outcome:
-    """Tell Stripe of one row that is due."""
-    report = _claim(now)
+def send(*, now: datetime, user: User | None = None) -> Outcome:
+    """Tell Stripe of one row that is due, of `user` where one is given."""
+    report = _claim(now, user)
     if report is None:
         return Outcome.NOTHING_DUE
     try:
-        _tell(report, now)
+        sent = _tell(report, now)
     except Exception as error:  # whatever it is: the operator reads it on the row, and it is tried again
         _fail(report, error, now)
         return Outcome.AWAY if is_away(error) else Outcome.FAILED
-    OverageReport.objects.filter(pk=report.pk).update(sent_at=now, due_at=None, error="")
+    OverageReport.objects.filter(pk=report.pk).update(
+        sent_at=now, due_at=None, error=AFTER_INVOICE if sent and _is_billed(report, now) else ""
+    )
     return Outcome.DONE
 
 
-def _claim(now: datetime) -> OverageReport | None:
+def send_all_of(user: User, *, now: datetime) -> None:
+    """Tell Stripe of all that is on the user's ledger, also of what waits for another attempt. Raises `BillingUnavailable`."""
+    OverageReport.objects.filter(user=user, due_at__gt=now).update(due_at=now)
+    while (outcome := send(now=now, user=user)) is not Outcome.NOTHING_DUE:
+        if outcome is Outcome.AWAY:
+            raise BillingUnavailable(
+                "Stripe does not take the runs that are to be on the last invoice: try again later."
+            )
+
+
+def _claim(now: datetime, user: User | None) -> OverageReport | None:
     """Count an attempt at one, a period's in their order, and put it off: the row lock lets one of two claimers have it,
     and whoever dies now leaves it due again later."""
     before = OverageReport.objects.filter(
@@ -46,6 +62,7 @@ def _claim(now: datetime) -> OverageReport | None:
     )
     with transaction.atomic():
         due = OverageReport.objects.due(now).exclude(Exists(before.filter(due_at__isnull=False))).order_by("due_at")
+        due = due.filter(user=user) if user else due
         report = due.select_for_update(skip_locked=True, of=("self",)).first()
         if report is not None:
             OverageReport.objects.filter(pk=report.pk).update(
@@ -57,25 +74,32 @@ def _claim(now: datetime) -> OverageReport | None:
     return report
 
 
-def _tell(report: OverageReport, now: datetime) -> None:
-    """`report` has the moment of the first attempt of those before this one."""
+def _is_billed(report: OverageReport, now: datetime) -> bool:
+    periods = SubscriptionPeriod.objects.filter(user=report.user_id, starts_at=report.period_start)
+    return periods.filter(ends_at__lt=now - INVOICE_FINAL).exists()
+
+
+def _tell(report: OverageReport, now: datetime) -> bool:
+    """False if it has been sent before. `report` has the moment of the first attempt of those before this one."""
     from stripe import InvalidRequestError
 
     customer = StripeCustomer.objects.get(user=report.user_id)
     if report.first_sent_at and now - report.first_sent_at > IDENTIFIER_REMEMBERED and _has_arrived(customer, report):
-        return
+        return False
     try:
         client().v1.billing.meter_events.create(
             {
                 "event_name": METER_EVENT,
                 "payload": {"stripe_customer_id": customer.stripe_id, "value": str(report.value)},
                 "identifier": report.identifier,
-                "timestamp": int(report.used_at.timestamp()),
+                "timestamp": max(int(report.used_at.timestamp()), _whole_minute(report.period_start)),
             }
         )
     except InvalidRequestError as error:
         if "already exists with identifier" not in str(error):
             raise
+        return False
+    return True
 
 
 def _has_arrived(customer: StripeCustomer, report: OverageReport) -> bool:
@@ -83,7 +107,7 @@ def _has_arrived(customer: StripeCustomer, report: OverageReport) -> bool:
     of_period = {"user": report.user_id, "period_start": report.period_start}
     sent = OverageReport.objects.filter(**of_period, sent_at__isnull=False).aggregate(runs=Sum("value", default=0))
     period = SubscriptionPeriod.objects.get(user=report.user_id, starts_at=report.period_start)
-    for meter in client().v1.billing.meters.list({"limit": 100}).auto_paging_iter():
+    for meter in client().v1.billing.meters.list({"status": "active", "limit": 100}).auto_paging_iter():
         if meter.event_name == METER_EVENT:
             summaries: Any = client().v1.billing.meters.event_summaries.list(
                 meter.id,
@@ -99,7 +123,7 @@ def _has_arrived(customer: StripeCustomer, report: OverageReport) -> bool:
 
 def _whole_minute(moment: datetime) -> int:
     """Seconds since the epoch: Stripe sums over whole minutes. The next one, so that what was used in the last second of
-    the period before is not taken for this one's."""
+    the period before is not taken for this one's; so nothing is told to have been used before it."""
     return math.ceil(moment.timestamp() / 60) * 60
 
 

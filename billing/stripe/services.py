@@ -4,13 +4,17 @@ import logging
 import time
 from datetime import datetime, timedelta
 
+from django.conf import settings
 from django.db import transaction
+from django.db.models import Exists, OuterRef, Q
 from django.utils import timezone
 
 from accounts.models import User
 from billing.errors import NoCustomer
 from billing.models import StripeCustomer, StripeEvent, Subscription
+from billing.signals import subscription_ends
 from billing.stripe import metering
+from billing.stripe.checkout import expire
 from billing.stripe.client import Outcome, asking, client, is_away, said
 from billing.stripe.events import handle
 from billing.stripe.reading import CustomerRead
@@ -21,7 +25,9 @@ from bloxserver.core.errors import Conflict, NotFound
 logger = logging.getLogger(__name__)
 
 SECONDS = 10.0  # of one round; the rest waits for the next
-REMEMBERED = timedelta(days=90)  # events that are done; Stripe repeats none that is older than 30 days
+REMEMBERED = timedelta(days=90)  # events that are done or given up; Stripe repeats none that is older than 30 days
+EVENT_LATE = timedelta(hours=1)  # after a moment at which something was to happen
+RESYNC_AFTER = timedelta(days=1)
 CLOSE_WAIT = timedelta(minutes=10)  # after an attempt to close an account
 
 
@@ -38,7 +44,8 @@ def replay_event(event_id: str, *, now: datetime) -> StripeEvent:
 
 
 def cancel_subscription(*, user: User, at_period_end: bool = True, now: datetime) -> None:
-    """End the user's subscriptions at Stripe: at the end of what is paid for, or at once.
+    """End the user's subscriptions at Stripe: at the end of what is paid for, or at once, with an invoice for the runs over
+    the limit until now.
 
     Raises `NoCustomer`, `Conflict` when there is none to end, `BillingNotConfigured` and `BillingUnavailable`.
     """
@@ -47,13 +54,20 @@ def cancel_subscription(*, user: User, at_period_end: bool = True, now: datetime
     if not live:
         raise Conflict("There is no subscription to end.")
     client()
+    if not at_period_end:
+        _bill_usage(user, now=now)
     with asking():
         for subscription in live:
             if at_period_end:
                 client().v1.subscriptions.update(subscription.stripe_id, {"cancel_at_period_end": True})
             else:
-                client().v1.subscriptions.cancel(subscription.stripe_id)
+                client().v1.subscriptions.cancel(subscription.stripe_id, {"invoice_now": True})
         sync(customer, now=now)
+
+
+def _bill_usage(user: User, *, now: datetime) -> None:
+    subscription_ends.send(sender=Subscription, user=user, now=now)
+    metering.send_all_of(user, now=now)
 
 
 def sync_customer(*, user: User, now: datetime) -> CustomerRead:
@@ -74,9 +88,10 @@ def _customer(user: User) -> StripeCustomer:
 
 # The clock's. ------------------------------------------------------------------------------------------------------
 def work(*, seconds: float = SECONDS) -> None:
-    """Handle the events that are due, send the overage that is, and close accounts, for about `seconds`."""
+    """Handle the events that are due, send the overage that is, close accounts, and look for lost events, for `seconds`."""
     stop_at = time.monotonic() + seconds
-    for attempt in (handle, metering.send, _close_one):
+    attempts = (handle, metering.send, _close_one, _resync_one) if settings.STRIPE_API_KEY else ()
+    for attempt in attempts:  # without a key all stays due
         outcome = Outcome.DONE
         while outcome in (Outcome.DONE, Outcome.FAILED) and time.monotonic() < stop_at:
             outcome = attempt(now=timezone.now())
@@ -88,13 +103,13 @@ def work(*, seconds: float = SECONDS) -> None:
 def _close_one(*, now: datetime) -> Outcome:
     """End what a closed account still pays for. Claimed like an event: put off, then done."""
     with transaction.atomic():
-        due = StripeCustomer.objects.filter(close_due_at__lte=now).order_by("close_due_at")
+        due = StripeCustomer.objects.filter(close_due_at__lte=now).order_by("close_due_at").select_related("user")
         customer = due.select_for_update(skip_locked=True, of=("self",)).first()
         if customer is None:
             return Outcome.NOTHING_DUE
         StripeCustomer.objects.filter(pk=customer.pk).update(close_due_at=now + CLOSE_WAIT)
     try:
-        _end_all(customer)
+        _end_all(customer, now=now)
     except Exception as error:
         message = json_text.clean(said(error))[:2_000]
         StripeCustomer.objects.filter(pk=customer.pk).update(close_error=message)
@@ -104,12 +119,44 @@ def _close_one(*, now: datetime) -> Outcome:
     return Outcome.DONE
 
 
-def _end_all(customer: StripeCustomer) -> None:
+def _resync_one(*, now: datetime) -> Outcome:
+    """Ask Stripe of a subscriber of whom no event has come: an event may be lost. Claimed by `synced_at`, under the row's
+    lock: one that fails has its turn again in a day, and at once when Stripe was away."""
+    with transaction.atomic():
+        due = StripeCustomer.objects.filter(user__deleted_at=None).filter(_is_stale(now)).order_by("synced_at")
+        customer = due.select_for_update(skip_locked=True, of=("self",)).select_related("user").first()
+        if customer is None:
+            return Outcome.NOTHING_DUE
+        StripeCustomer.objects.filter(pk=customer.pk).update(synced_at=now)
+    try:
+        sync(customer, now=now)
+    except Exception as error:
+        logger.warning("stripe customer=%s cannot be read: %s", customer.stripe_id, json_text.one_line(said(error)))
+        if not is_away(error):
+            return Outcome.FAILED
+        StripeCustomer.objects.filter(pk=customer.pk, synced_at=now).update(synced_at=customer.synced_at)
+        return Outcome.AWAY
+    return Outcome.DONE
+
+
+def _is_stale(now: datetime) -> Q:
+    """Has a live subscription, and was read longer than a day ago, or before a moment that should have changed it."""
+    live = Subscription.objects.live().filter(user=OuterRef("user"))
+    over = Q()
+    for moment in ("period_end", "cancel_at", "trial_ends_at"):
+        over |= Q(**{f"{moment}__lt": now - EVENT_LATE, f"{moment}__gt": OuterRef("synced_at") - EVENT_LATE})
+    return Q(Exists(live.filter(over))) | Q(Exists(live), synced_at__lt=now - RESYNC_AFTER)
+
+
+def _end_all(customer: StripeCustomer, *, now: datetime) -> None:
+    expire(customer.checkout_session)
+    _bill_usage(customer.user, now=now)
     listed = client().v1.subscriptions.list({"customer": customer.stripe_id, "limit": 100})
     for subscription in listed.auto_paging_iter():  # without `status` Stripe lists those that have not ended
-        client().v1.subscriptions.cancel(subscription.id)
+        client().v1.subscriptions.cancel(subscription.id, {"invoice_now": True})
 
 
 def _forget(*, now: datetime) -> None:
-    old = StripeEvent.objects.filter(handled_at__lt=now - REMEMBERED)
+    given_up = Q(handled_at=None, due_at=None, received_at__lt=now - REMEMBERED)
+    old = StripeEvent.objects.filter(Q(handled_at__lt=now - REMEMBERED) | given_up)
     old.filter(pk__in=list(old.values_list("pk", flat=True)[:1_000])).delete()

@@ -90,10 +90,11 @@ def _prices(meter: str) -> dict[str, Any]:
 
 
 def _price(key: str, price: Any) -> bool:
-    """A lookup key is of one price; one that an operator has made otherwise stays."""
+    """A lookup key is of one price; one that an operator has made otherwise stays. An
+    archived one may hold it still."""
     if client().v1.prices.list({"lookup_keys": [key], "active": True}).data:
         return False
-    params: Any = {**price, "currency": CURRENCY, "lookup_key": key}
+    params: Any = {**price, "currency": CURRENCY, "lookup_key": key, "transfer_lookup_key": True}
     client().v1.prices.create(params)
     return True
 
@@ -120,8 +121,9 @@ def _webhook(url: str) -> Iterator[str]:
     for endpoint in client().v1.webhook_endpoints.list({"limit": 100}).auto_paging_iter():
         if endpoint.url == url:
             missing = sorted(set(events) - set(endpoint.enabled_events))
+            both: Any = sorted({*events, *endpoint.enabled_events})
             if missing and "*" not in endpoint.enabled_events:
-                client().v1.webhook_endpoints.update(endpoint.id, {"enabled_events": events})
+                client().v1.webhook_endpoints.update(endpoint.id, {"enabled_events": both})
                 yield f"webhook endpoint {url}: is told of {', '.join(missing)} too"
             else:
                 yield f"webhook endpoint {url}: {WORD[False]}"

@@ -10,7 +10,7 @@ from django.db import transaction
 from django.utils import timezone
 
 from accounts.models import User
-from billing.services import limits_of
+from billing.services import limits_of, whose_limit
 from flows.errors import FlowLimitReached
 from flows.models import Flow, FlowStatus
 from flows.services.locks import lock_flow, lock_owner
@@ -83,7 +83,7 @@ def _require_room(owner: User, flow: Flow) -> None:
     if others >= limit:
         flows = "1 flow" if limit == 1 else f"{limit:,} flows"
         raise FlowLimitReached(
-            f"The {owner.tier} tier holds {flows}, and as many are running. Stop one, or upgrade to run more.",
+            f"{whose_limit(owner, 'flows')} is {flows}, and as many are running. Stop one, or upgrade to run more.",
             details={"limit": limit, "tier": owner.tier},
         )
 

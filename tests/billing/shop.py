@@ -12,8 +12,8 @@ from pytest_django import Settings
 from rest_framework.test import APIClient
 
 from accounts.models import User
-from billing import tasks
 from billing.models import StripeCustomer, Subscription
+from billing.stripe import services
 from tests.conftest import api_as
 from tests.openapi import CheckedClient
 from tests.stripe_server import StripeServer
@@ -57,9 +57,9 @@ class Shop:
 
 
 def receive(body: bytes, headers: dict[str, str]) -> int:
-    """As the webhook's sender sees it, through the document's own check; and then the worker's turn."""
+    """As the webhook's sender sees it, through the document's own check; and then the clock's turn."""
     status = post(body, headers["Stripe-Signature"]).status_code
-    tasks.work_on_stripe()
+    services.work()
     return status
 
 

@@ -14,10 +14,10 @@ from pytest_django import Settings
 from rest_framework.test import APIClient
 
 from accounts.models import User
-from billing import tasks as billing_tasks
 from billing.errors import UsageLimitExceeded
 from billing.models import BillingMail, DeletedRuns, OverageReport, RunNotice, Subscription, SubscriptionPeriod
 from billing.services import limits_of
+from billing.stripe import services
 from billing.stripe.client import client
 from executions import tasks
 from executions.models import Execution, ExecutionStatus, State
@@ -71,7 +71,7 @@ class Story:
 
     def tick(self) -> None:
         tasks.report_overage()
-        billing_tasks.work_on_stripe()
+        services.work()
         tasks.review_flow_caps()
         tasks.notice_runs()
         tasks.prune_history()

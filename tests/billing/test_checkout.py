@@ -10,6 +10,7 @@ from pytest_django import Settings
 from rest_framework.test import APIClient
 
 from accounts.models import User
+from billing.errors import BillingUnavailable
 from billing.models import StripeCustomer, Subscription
 from billing.stripe import checkout
 from billing.stripe.client import client
@@ -109,6 +110,25 @@ def test_who_was_deleted_at_stripe_buys_as_a_new_customer_without_a_second_trial
     assert carol.tier == "pro"
 
 
+def test_a_customer_that_stripe_does_not_know_is_made_anew_and_has_nothing_to_manage(shop: Shop, carol: User) -> None:
+    shop.checkout(api_as(carol))
+    StripeCustomer.objects.update(stripe_id="cus_of_another_account", checkout_session="cs_of_another_account")
+    refused = api_as(carol).post(PORTAL, {})
+    assert (refused.status_code, refused.json()["code"]) == (409, "no_customer")
+    assert shop.subscribe(carol).status == "trialing"
+
+
+def test_a_refused_request_is_not_to_be_tried_again_in_a_moment(shop: Shop, carol: User) -> None:
+    for price in shop.stripe.objects("price"):
+        client().v1.prices.update(price["id"], {"lookup_key": price["lookup_key"] + "_x"})
+    [product] = [each for each in shop.stripe.objects("product") if each["id"] == "blox_pro"]
+    one_time: Any = {"product": product["id"], "currency": "usd", "unit_amount": 1, "lookup_key": "blox_pro_monthly"}
+    client().v1.prices.create(one_time)
+    answer = api_as(carol).post(CHECKOUT, {"tier": "pro"})
+    assert (answer.status_code, answer.json()["code"]) == (503, "billing_unavailable")
+    assert "Retry-After" not in answer
+
+
 def _end(shop: Shop, subscription: str) -> None:
     client().v1.subscriptions.cancel(subscription)
     shop.stripe.flush()
@@ -189,6 +209,20 @@ def test_a_stripe_that_is_away_is_a_503_and_nothing_is_left_half_done(
     assert "Stripe" in caplog.text
 
 
+def test_a_person_waits_for_stripe_once(shop: Shop, carol: User) -> None:
+    shop.stripe.fail_next(requests=100)
+    before = len(shop.paths())
+    assert api_as(carol).post(CHECKOUT, {"tier": "pro"}).status_code == 503
+    assert len(shop.paths()) == before + 1
+
+
+def test_ten_pages_a_minute_are_asked_for_at_stripe(shop: Shop, carol: User) -> None:
+    answers = [api_as(carol).post(PORTAL, {}).status_code for _ in range(11)]
+    assert answers == [409] * 10 + [429]
+    other = User.objects.create_user("other@shop.example")
+    assert api_as(other).post(PORTAL, {}).status_code == 409
+
+
 def test_the_key_is_in_no_answer_and_no_log(shop: Shop, carol: User, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("DEBUG")
     shop.stripe.refuse_key(KEY)
@@ -229,6 +263,16 @@ def test_of_two_checkouts_at_a_time_one_page_stays_open(shop: Shop, carol: User)
     assert url.endswith(first)
     opened = [session["id"] for session in shop.stripe.objects("checkout.session") if session["status"] == "open"]
     assert opened == [first]
+
+
+def test_a_page_that_a_third_checkout_has_expired_is_not_said_to_be_paid(shop: Shop, carol: User) -> None:
+    shop.checkout(api_as(carol))
+    late = StripeCustomer.objects.get()
+    third = shop.checkout(api_as(carol))
+    client().v1.checkout.sessions.expire(third)
+    mine = client().v1.checkout.sessions.retrieve(third)
+    with pytest.raises(BillingUnavailable):
+        checkout._only_open_one(late, mine)
 
 
 @pytest.mark.once

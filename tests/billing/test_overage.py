@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 from django.db import connection
+from django.utils import timezone
 from pytest_django import Settings
 
 from accounts.models import User
 from billing import overage as ledger
 from billing import tiers
-from billing.models import DeletedRuns, OverageReport, SubscriptionPeriod
-from billing.stripe import metering
+from billing.models import DeletedRuns, OverageReport, StripeCustomer, SubscriptionPeriod
+from billing.stripe import metering, services
 from billing.stripe.client import Outcome
 from executions import overage
 from tests.billing.limits import give
@@ -135,6 +136,62 @@ def test_an_unlimited_tier_has_no_overage(shop: Shop, paying: User) -> None:
     use(paying, 10 * LIMIT, shop.now)
     report(shop)
     assert told(shop) == []
+
+
+def test_what_was_used_until_an_operator_ends_the_subscription_is_on_the_last_invoice(shop: Shop, paying: User) -> None:
+    use(paying, LIMIT + 3_000, shop.now)
+    shop.stripe.advance(days=2)
+    services.cancel_subscription(user=paying, at_period_end=False, now=shop.now)
+    assert told(shop) == [3_000]
+    assert shop.stripe.objects("invoice")[-1]["amount_due"] == 150
+
+
+def test_what_was_used_until_an_account_is_closed_is_on_the_last_invoice(shop: Shop, paying: User) -> None:
+    use(paying, LIMIT + 3_000, shop.now)
+    StripeCustomer.objects.update(close_due_at=timezone.now())
+    shop.stripe.hold_webhooks()
+    services.work()
+    assert [report.value for report in OverageReport.objects.all()] == [3_000]
+    assert [each["status"] for each in shop.stripe.objects("subscription")] == ["canceled"]
+
+
+def test_what_stripe_is_told_after_the_invoice_is_final_is_said_to_be_charged_by_hand(shop: Shop, paying: User) -> None:
+    use(paying, LIMIT + 10, shop.now)
+    period = SubscriptionPeriod.objects.latest("starts_at")
+    shop.stripe.advance_to(period.ends_at + timedelta(minutes=61))
+    report(shop)
+    row = OverageReport.objects.get()
+    assert row.sent_at is not None
+    assert "by hand" in row.error
+
+
+def test_a_period_that_cannot_be_counted_holds_up_no_other(shop: Shop, paying: User) -> None:
+    use(paying, LIMIT + 10, shop.now)
+    period = SubscriptionPeriod.objects.latest("starts_at")
+    other = User.objects.create_user("other@shop.example", tier="pro")
+    broken = SubscriptionPeriod.objects.create(
+        user=other, starts_at=period.starts_at, ends_at=period.ends_at, tier="pro", count_due_at=period.starts_at
+    )
+    use(other, LIMIT + 10, shop.now)
+    taken = {"period_start": period.starts_at - timedelta(days=90), "used_at": shop.now, "created_at": shop.now}
+    OverageReport.objects.create(
+        user=paying, sequence=1, value=1, identifier=f"blox-overage-{broken.pk}-1", sent_at=shop.now, **taken
+    )
+    report(shop)
+    assert told(shop) == [10]
+
+
+def test_what_was_used_in_the_first_part_of_a_minute_is_found_in_the_meters_sum(shop: Shop, paying: User) -> None:
+    use(paying, LIMIT + 10, shop.now)
+    overage.report_overage(now=shop.now)
+    row = OverageReport.objects.get()
+    OverageReport.objects.update(used_at=row.period_start)
+    SubscriptionPeriod.objects.update(count_due_at=None)
+    shop.stripe.cut_next(requests=2)
+    report(shop)
+    shop.stripe.advance(days=2)
+    report(shop)
+    assert told(shop) == [10]
 
 
 # Crashes. --------------------------------------------------------------------------------------------------------

@@ -89,10 +89,11 @@ def test_the_webhook_endpoint_is_made_once_and_its_secret_is_shown_then(stripe: 
 
 def test_an_endpoint_that_is_told_too_little_is_told_the_rest(stripe: StripeServer) -> None:
     url = "https://blox.example/webhooks/stripe"
-    client().v1.webhook_endpoints.create({"url": url, "enabled_events": ["invoice.paid"]})
+    client().v1.webhook_endpoints.create({"url": url, "enabled_events": ["invoice.paid", "charge.refunded"]})
     assert "customer.updated" in set_up(webhook_url=url)[-1]
     [endpoint] = stripe.objects("webhook_endpoint")
-    assert len(endpoint["enabled_events"]) == 9
+    assert len(endpoint["enabled_events"]) == 10
+    assert "charge.refunded" in endpoint["enabled_events"]
 
 
 def test_without_a_key_it_says_so(settings: Settings) -> None:

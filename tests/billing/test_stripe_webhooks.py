@@ -5,6 +5,7 @@ import random
 import threading
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from pytest_django import Settings
 from accounts.models import Tier, User
 from accounts.services import apply_clerk_event
 from billing import tasks
+from billing.dispatch import Job
 from billing.errors import NoCustomer
 from billing.models import (
     BillingMail,
@@ -25,12 +27,13 @@ from billing.models import (
     Subscription,
     SubscriptionPeriod,
 )
-from billing.stripe import services
+from billing.stripe import checkout, services
 from billing.stripe.client import client
 from bloxserver.core.errors import NotFound
 from tests.billing.shop import KEY, Shop, opened, post
 from tests.conftest import api_as
 from tests.stripe_server import StripeServer
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.django_db
 
@@ -94,6 +97,11 @@ def test_a_signature_is_good_for_five_minutes_before_and_after(shop: Shop, secon
     assert StripeEvent.objects.filter(pk="evt_1").exists() == (status == 200)
 
 
+def test_no_moment_of_a_signature_may_be_ahead(shop: Shop) -> None:
+    ahead = shop.stripe.sign(body(), timestamp=int(time.time()) + 3_600)
+    assert post(body(), f"{ahead},t={int(time.time())}").status_code == 400
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -131,7 +139,7 @@ def test_without_a_secret_every_event_is_refused(settings: Settings) -> None:
 # Who it is about. ------------------------------------------------------------------------------------------------
 def test_an_unknown_customers_event_is_kept_and_flagged(shop: Shop) -> None:
     assert signed(shop, body()).status_code == 200
-    tasks.work_on_stripe()
+    services.work()
     event = StripeEvent.objects.get(pk="evt_1")
     assert (event.flag, event.due_at, event.error) == (EventFlag.UNKNOWN_CUSTOMER, None, "")
     assert event.handled_at is not None
@@ -139,7 +147,7 @@ def test_an_unknown_customers_event_is_kept_and_flagged(shop: Shop) -> None:
 
 def test_an_event_that_nothing_is_done_about_is_kept(shop: Shop) -> None:
     signed(shop, body(type="charge.refunded"))
-    tasks.work_on_stripe()
+    services.work()
     assert StripeEvent.objects.get(pk="evt_1").flag == EventFlag.IGNORED
 
 
@@ -152,7 +160,7 @@ def test_a_deleted_users_subscription_is_ended_at_stripe_and_its_events_change_n
     apply_clerk_event({"type": "user.deleted", "data": {"id": "user_1"}})
     before = Subscription.objects.values().get()
 
-    tasks.work_on_stripe()  # ends it
+    services.work()  # ends it
     shop.stripe.flush()  # its event
 
     [subscription] = shop.stripe.objects("subscription")
@@ -161,6 +169,36 @@ def test_a_deleted_users_subscription_is_ended_at_stripe_and_its_events_change_n
     assert Subscription.objects.values().get() == before
     customer = StripeCustomer.objects.get(user=user)
     assert (customer.close_due_at, customer.email) == (None, "")
+
+
+def test_a_page_that_is_open_when_its_account_is_deleted_cannot_be_paid_on(shop: Shop, carol: User) -> None:
+    shop.checkout(api_as(carol))
+    bury(carol)
+    services.work()
+    assert [each["status"] for each in shop.stripe.objects("checkout.session")] == ["expired"]
+
+
+def test_what_is_bought_on_a_page_just_after_the_account_was_deleted_is_ended(shop: Shop, carol: User) -> None:
+    session = shop.checkout(api_as(carol))
+    bury(carol)
+    shop.stripe.webhook_url = _store
+    StripeCustomer.objects.update(close_due_at=None)  # closed already, the page notwithstanding
+    shop.stripe.complete_checkout(session)
+    services.work()
+    assert [each["status"] for each in shop.stripe.objects("subscription")] == ["canceled"]
+    assert {each.flag for each in StripeEvent.objects.filter(type__in=HANDLED)} == {EventFlag.DELETED_USER}
+
+
+def test_an_account_that_is_deleted_while_its_checkout_is_made_is_closed(shop: Shop, carol: User) -> None:
+    User.objects.filter(pk=carol.pk).update(deleted_at=timezone.now())  # found no customer to close
+    checkout.open_checkout(user=carol, tier="pro", now=timezone.now())
+    services.work()
+    assert [each["status"] for each in shop.stripe.objects("checkout.session")] == ["expired"]
+
+
+def bury(user: User) -> None:
+    User.objects.filter(pk=user.pk).update(clerk_subject="user_2")
+    apply_clerk_event({"type": "user.deleted", "data": {"id": "user_2"}})
 
 
 def test_a_customers_new_address_is_known(shop: Shop, carol: User) -> None:
@@ -186,7 +224,7 @@ def test_an_event_that_fails_is_tried_again_later_and_says_why(shop: Shop, carol
 
     shop.stripe.fail_next(requests=0)
     StripeEvent.objects.update(due_at=timezone.now())  # the wait is over
-    tasks.work_on_stripe()
+    services.work()
     handled = StripeEvent.objects.get(pk=event["id"])
     assert (handled.due_at, handled.error) == (None, "")
     carol.refresh_from_db()
@@ -197,15 +235,17 @@ def test_an_event_is_given_up_in_the_end_and_an_operator_replays_it(shop: Shop, 
     shop.stripe.hold_webhooks()
     shop.stripe.complete_checkout(shop.checkout(api_as(carol)))
     event = next(each for each in shop.stripe.events if each["type"] == "checkout.session.completed")
-    shop.stripe.fail_next(requests=1_000)
+    shop.stripe.webhook_url = _store
     shop.stripe.deliver([event])
+    payload = StripeEvent.objects.get(pk=event["id"]).payload
+    StripeEvent.objects.update(payload="{")  # nothing can be done about it
     for _ in range(20):
         StripeEvent.objects.filter(due_at__isnull=False).update(due_at=timezone.now())
-        tasks.work_on_stripe()
+        services.work()
     given_up = StripeEvent.objects.get(pk=event["id"])
     assert (given_up.attempts, given_up.due_at, given_up.handled_at) == (8, None, None)
 
-    shop.stripe.fail_next(requests=0)
+    StripeEvent.objects.filter(pk=event["id"]).update(payload=payload)
     replayed = services.replay_event(event["id"], now=timezone.now())
     assert (replayed.error, replayed.attempts) == ("", 1)
     assert replayed.handled_at is not None
@@ -215,19 +255,101 @@ def test_an_event_is_given_up_in_the_end_and_an_operator_replays_it(shop: Shop, 
         services.replay_event("evt_none", now=timezone.now())
 
 
+def test_without_a_key_events_wait(shop: Shop, carol: User, settings: Settings) -> None:
+    shop.subscribe(carol)
+    signed(shop, body(data={"object": {"id": shop.customer(carol), "object": "customer"}}))
+    settings.STRIPE_API_KEY = ""
+    services.work()
+    event = StripeEvent.objects.get(pk="evt_1")
+    assert (event.attempts, event.due_at is not None) == (0, True)
+
+
+def test_what_was_given_up_is_forgotten_after_90_days(shop: Shop) -> None:
+    for days in (89, 91):
+        signed(shop, body(id=f"evt_{days}"))
+        long_ago = timezone.now() - timedelta(days=days)
+        StripeEvent.objects.filter(pk=f"evt_{days}").update(due_at=None, received_at=long_ago)
+    services.work()
+    assert [event.pk for event in StripeEvent.objects.filter(pk__in=["evt_89", "evt_91"])] == ["evt_89"]
+
+
+def test_two_subscriptions_are_warned_of(shop: Shop, carol: User, caplog: pytest.LogCaptureFixture) -> None:
+    shop.subscribe(carol)
+    [price] = client().v1.prices.list({"lookup_keys": ["blox_pro_monthly"]}).data
+    client().v1.subscriptions.create({"customer": shop.customer(carol), "items": [{"price": price.id}]})
+    shop.stripe.flush()
+    assert "several subscriptions" in caplog.text
+
+
+def test_no_event_is_given_up_while_stripe_is_away(shop: Shop, carol: User) -> None:
+    shop.subscribe(carol)
+    text = body(data={"object": {"id": shop.customer(carol), "object": "customer"}})
+    signed(shop, text)
+    shop.stripe.fail_next(requests=1_000)
+    for _ in range(20):
+        StripeEvent.objects.filter(due_at__isnull=False).update(due_at=timezone.now())
+        services.work()
+    event = StripeEvent.objects.get(pk="evt_1")
+    assert event.due_at is not None and event.due_at <= timezone.now() + timedelta(hours=1)
+
+
+def test_one_customers_too_many_requests_hold_up_no_other(shop: Shop, carol: User) -> None:
+    shop.subscribe(carol)
+    signed(shop, body(data={"object": {"id": shop.customer(carol), "object": "customer"}}))
+    signed(shop, body(id="evt_2"))
+    shop.stripe.fail_next(requests=2, status=429)
+    services.work()
+    events = {event.pk: event.handled_at is not None for event in StripeEvent.objects.filter(pk__in=["evt_1", "evt_2"])}
+    assert events == {"evt_1": False, "evt_2": True}
+
+
+def test_an_event_that_was_given_up_is_handled_when_it_is_sent_again(shop: Shop) -> None:
+    signed(shop, body())
+    StripeEvent.objects.filter(pk="evt_1").update(attempts=8, due_at=None, error="It failed.")
+    assert signed(shop, body()).json() == {"status": "repeated"}
+    services.work()
+    event = StripeEvent.objects.get(pk="evt_1")
+    assert (event.flag, event.handled_at is not None) == (EventFlag.UNKNOWN_CUSTOMER, True)
+    assert signed(shop, body()).json() == {"status": "repeated"}
+    assert StripeEvent.objects.get(pk="evt_1").due_at is None  # what is done stays so
+
+
+def test_a_change_whose_event_was_lost_is_seen_within_a_day(shop: Shop, carol: User) -> None:
+    shop.subscribe(carol)
+    lose_the_end(shop)
+    services.work()
+    assert User.objects.get(pk=carol.pk).tier == Tier.PRO
+    StripeCustomer.objects.update(synced_at=timezone.now() - timedelta(hours=25))
+    services.work()
+    assert User.objects.get(pk=carol.pk).tier == Tier.FREE
+
+
+@pytest.mark.parametrize("moment", ["period_end", "cancel_at", "trial_ends_at"])
+def test_an_end_whose_event_was_lost_is_seen_an_hour_later(shop: Shop, carol: User, moment: str) -> None:
+    shop.subscribe(carol)
+    lose_the_end(shop)
+    over = timezone.now() - timedelta(minutes=61)
+    Subscription.objects.update(**{moment: over})
+    StripeCustomer.objects.update(synced_at=over)
+    services.work()
+    assert User.objects.get(pk=carol.pk).tier == Tier.FREE
+    asked = len(shop.paths())
+    Subscription.objects.update(status="past_due", **{moment: over})  # it is still so: not asked in each round
+    services.work()
+    assert len(shop.paths()) == asked
+
+
+def lose_the_end(shop: Shop) -> None:
+    shop.stripe.webhook_url = None
+    [subscription] = shop.stripe.objects("subscription")
+    client().v1.subscriptions.cancel(subscription["id"])
+
+
 def test_an_event_that_a_dying_worker_had_taken_up_is_handled_all_the_same(shop: Shop) -> None:
     signed(shop, body())
     StripeEvent.objects.update(attempts=1, due_at=timezone.now())  # claimed, and the wait over, without a word
-    tasks.work_on_stripe()
+    services.work()
     assert StripeEvent.objects.get(pk="evt_1").handled_at is not None
-
-
-def test_a_worker_handles_the_one_that_it_hears_of(shop: Shop) -> None:
-    signed(shop, body())
-    signed(shop, body(id="evt_2"))
-    tasks.handle_stripe_event("evt_2")
-    handled = StripeEvent.objects.filter(pk__in=["evt_1", "evt_2"], handled_at__isnull=False)
-    assert [event.pk for event in handled] == ["evt_2"]
 
 
 def test_an_operator_brings_a_user_to_what_stripe_says(shop: Shop, carol: User) -> None:
@@ -271,7 +393,7 @@ def receive_quickly(body: bytes, headers: dict[str, str]) -> int:
         headers={"Stripe-Signature": headers["Stripe-Signature"]},
     )
     if answer.json()["status"] == "stored":
-        tasks.handle_stripe_event(json.loads(body)["id"])
+        services.work()
     return answer.status_code
 
 
@@ -386,11 +508,28 @@ def _stalled_sync(user: User, gate: threading.Event, resume: threading.Event) ->
 
 
 @pytest.mark.django_db(transaction=True)
+def test_a_stripe_that_hangs_holds_up_neither_the_clock_nor_executions(settings: Settings, carol: User) -> None:
+    [entry] = [each for each in settings.CELERY_BEAT_SCHEDULE.values() if each["task"] == Job.WORK_ON_STRIPE]
+    assert entry["options"]["queue"] == "clock"
+    with opened(settings) as shop:
+        shop.stripe.webhook_url = _store
+        shop.subscribe_unheard(carol)
+        shop.stripe.slow(0.5)
+        started = time.monotonic()
+        tasks.work_on_stripe()
+        assert time.monotonic() - started < 0.4
+        wait_until(lambda: not StripeEvent.objects.filter(handled_at=None).exists())
+        wait_until(lambda: all(thread.name != "billing-stripe" for thread in threading.enumerate()))
+    carol.refresh_from_db()
+    assert carol.tier == Tier.PRO
+
+
+@pytest.mark.django_db(transaction=True)
 def test_workers_that_handle_one_customers_events_at_a_time_agree(settings: Settings, carol: User) -> None:
     with opened(settings) as shop:
         shop.stripe.webhook_url = _store
         shop.subscribe_unheard(carol)
-        in_threads(4, tasks.work_on_stripe)
+        in_threads(4, services.work)
     carol.refresh_from_db()
     assert carol.tier == Tier.PRO
     assert Subscription.objects.count() == SubscriptionPeriod.objects.count() == 1

@@ -29,6 +29,7 @@ from bloxserver.core.errors import Conflict
 from executions import history, tasks
 from executions.usage.counting import runs_of
 from flows.models import Flow, FlowStatus
+from tests.billing.limits import give
 from tests.billing.shop import Shop
 from tests.conftest import api_as
 from tests.executions.factories import make_execution, make_flow
@@ -328,6 +329,25 @@ def test_a_review_that_broke_off_names_what_it_had_stopped_before(shop: Shop, ca
     assert BillingMail.objects.get(kind="back_to_free").context["stopped_flows"] == ["oldest", "older"]
 
 
+def test_a_review_that_keeps_failing_does_not_hold_back_the_mail_for_ever(shop: Shop, carol: User) -> None:
+    shop.subscribe(carol)
+    running(carol, "one", "two")
+    services.cancel_subscription(user=carol, at_period_end=False, now=shop.now)
+    FlowCapReview.objects.update(stopped=[{}])  # what it cannot read
+    told = BillingMail.objects.get(kind="back_to_free")
+    for due in (False, False, True):
+        FlowCapReview.objects.update(due_at=timezone.now())
+        tasks.review_flow_caps()
+        told.refresh_from_db()
+        assert (told.due_at is not None) == due
+    BillingMail.objects.update(due_at=None, sent_at=timezone.now())
+    FlowCapReview.objects.update(due_at=timezone.now(), stopped=[])
+    tasks.review_flow_caps()
+    told.refresh_from_db()
+    assert told.due_at is None  # it is not sent twice
+    assert statuses(carol)["one"] == "stopped"
+
+
 def test_who_is_back_on_the_tier_before_the_review_keeps_all_flows(carol: User) -> None:
     set_tier(user=carol, tier=Tier.PRO)
     running(carol, "one", "two")
@@ -375,6 +395,15 @@ def test_flows_over_the_cap_cannot_be_started_again(carol: User) -> None:
     assert api_as(carol).post(f"/api/v1/flows/{two.pk}/start").status_code == 200  # it runs: that deploys it anew
     assert api_as(carol).post(f"/api/v1/flows/{two.pk}/stop").status_code == 200
     assert api_as(carol).post(f"/api/v1/flows/{one.pk}/start").status_code == 200
+
+
+def test_a_start_over_the_users_own_cap_says_whose_it_is(carol: User, django_capture_on_commit_callbacks: Any) -> None:
+    with django_capture_on_commit_callbacks(execute=True):
+        give(carol, "flows", 2)
+    running(carol, "one", "two")
+    refused = api_as(carol).post(f"/api/v1/flows/{make_flow(carol, name='three').pk}/start")
+    assert refused.status_code == 402
+    assert refused.json()["message"].startswith("Your limit is 2 flows")
 
 
 # Money. ----------------------------------------------------------------------------------------------------------
