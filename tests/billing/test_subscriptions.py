@@ -208,6 +208,16 @@ def past_due(shop: Shop, user: User) -> None:
     raise AssertionError("it never came to the third failure")
 
 
+def test_who_is_left_past_due_stays_on_free_over_the_periods_that_follow(shop: Shop, carol: User) -> None:
+    past_due(shop, carol)
+    seen = set()
+    for _ in range(100):
+        shop.stripe.advance(days=1)
+        seen.add(tier_of(carol))
+    assert Subscription.objects.get().status == "past_due"
+    assert seen == {"free"}
+
+
 def test_a_later_payment_brings_the_tier_back(shop: Shop, carol: User) -> None:
     past_due(shop, carol)
     assert Subscription.objects.get().status == "past_due"
