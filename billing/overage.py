@@ -9,7 +9,10 @@ from datetime import datetime, timedelta
 from django.db import transaction
 from django.db.models import Count, Sum
 
+from accounts.models import User
+from billing.entitlements import rank
 from billing.models import OverageReport, SubscriptionPeriod
+from billing.periods import most_runs
 from billing.services import limits_of
 from billing.tiers import TIERS
 
@@ -31,10 +34,16 @@ def claim_period(*, now: datetime) -> SubscriptionPeriod | None:
 
 
 def included_runs(period: SubscriptionPeriod) -> int | None:
-    """What the subscription pays for, whatever tier the user is on by now; None: all."""
-    user = period.user
-    limits = limits_of(user) if user.tier == period.tier else TIERS[period.tier]
-    return limits.runs_per_month
+    """The most that has been included at any time of the period; None: all, also where the tier sells no overage."""
+    if not TIERS[period.tier].overage_price:
+        return None
+    return most_runs(period.included_runs, entitled_runs(period.user, period.tier))
+
+
+def entitled_runs(user: User, tier: str) -> int | None:
+    """What a subscription to `tier` includes now: the user's own limit where their tier is as high; None: all."""
+    paid_for = TIERS[tier].runs_per_month
+    return most_runs(paid_for, limits_of(user).runs_per_month) if rank(user.tier) >= rank(tier) else paid_for
 
 
 def note_runs(period: SubscriptionPeriod, *, runs: int, now: datetime) -> OverageReport | None:
@@ -44,12 +53,13 @@ def note_runs(period: SubscriptionPeriod, *, runs: int, now: datetime) -> Overag
     """
     with transaction.atomic():
         row = SubscriptionPeriod.objects.select_for_update(of=("self",)).get(pk=period.pk)
-        included = included_runs(period)
+        included = included_runs(row)
+        row.included_runs = most_runs(row.included_runs, entitled_runs(row.user, row.tier))
         over = max(0, runs - included) if included is not None else 0
         ledger = OverageReport.objects.filter(user=period.user, period_start=row.starts_at)
         told = ledger.aggregate(runs=Sum("value", default=0), rows=Count("pk"))
         row.count_due_at = _next_count(row, now)
-        row.save(update_fields=["count_due_at"])
+        row.save(update_fields=["count_due_at", "included_runs"])
         if over <= told["runs"]:
             return None
         sequence = told["rows"] + 1

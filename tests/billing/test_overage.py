@@ -10,12 +10,14 @@ from django.db import connection
 from pytest_django import Settings
 
 from accounts.models import User
+from accounts.services import set_tier
 from billing import overage as ledger
-from billing import tiers
+from billing import overrides, tiers
 from billing.models import DeletedRuns, OverageReport, SubscriptionPeriod
 from billing.stripe import metering
 from billing.stripe.client import Outcome
 from executions import overage
+from tests.billing.limits import give
 from tests.billing.shop import Shop, opened
 
 pytestmark = pytest.mark.django_db
@@ -118,6 +120,36 @@ def test_an_unlimited_tier_has_no_overage(shop: Shop, paying: User) -> None:
     User.objects.filter(pk=paying.pk).update(tier="enterprise")
     SubscriptionPeriod.objects.update(tier="enterprise")
     use(paying, 10 * LIMIT, shop.now)
+    report(shop)
+    assert told(shop) == []
+
+
+def test_runs_that_an_override_included_stay_so_after_the_subscription(shop: Shop, paying: User) -> None:
+    override = give(paying, "runs_per_month", 5 * LIMIT)
+    overrides.forget()
+    use(paying, 3 * LIMIT, shop.now)
+    report(shop)
+    override.delete()
+    overrides.forget()
+    User.objects.filter(pk=paying.pk).update(tier="free")
+    shop.stripe.advance(hours=1)
+    report(shop)
+    assert told(shop) == []
+
+
+def test_a_change_to_a_lower_tier_charges_nothing_that_was_unlimited(shop: Shop, paying: User) -> None:
+    use(paying, 2 * LIMIT, shop.now)
+    set_tier(user=paying, tier="enterprise", now=shop.now)  # by an operator
+    report(shop)
+    set_tier(user=paying, tier="pro", now=shop.now)
+    shop.stripe.advance(hours=1)
+    report(shop)
+    assert told(shop) == []
+
+
+def test_a_period_of_a_tier_that_sells_no_overage_has_none(shop: Shop, paying: User) -> None:
+    SubscriptionPeriod.objects.update(tier="free", included_runs=1_000)  # its price was not known
+    use(paying, 50_000, shop.now)
     report(shop)
     assert told(shop) == []
 
