@@ -18,6 +18,7 @@ class Period:
 
     starts_at: datetime
     ends_at: datetime
+    trial: bool = False  # nothing is charged for what is used in it
 
     @property
     def days(self) -> tuple[date, date]:
@@ -98,7 +99,7 @@ def _known(user: User, since: datetime, until: datetime) -> list[Period]:
     if user.tier == Tier.FREE:
         return []
     rows = SubscriptionPeriod.objects.filter(user=user, starts_at__lt=until, ends_at__gt=since)
-    return [Period(*bounds) for bounds in rows.order_by("-starts_at").values_list("starts_at", "ends_at")]
+    return [Period(*fields) for fields in rows.order_by("-starts_at").values_list("starts_at", "ends_at", "trial")]
 
 
 def _period(now: datetime, known: Sequence[Period]) -> Period:

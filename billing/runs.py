@@ -31,14 +31,14 @@ class RunUsage:
 
 def run_usage(*, user: User, runs: int, period: Period, now: datetime) -> RunUsage:
     """What `runs` of the period are beside the user's limits; those over the cap of a tier that is not refused there
-    cost its `overage_price`."""
+    cost its `overage_price`, outside of a trial."""
     limits = limits_of(user)
     limit = limits.runs_per_month
     over = max(0, runs - limit) if limit is not None else 0
     return RunUsage(
         limit=UNLIMITED if limit is None else limit,
         percentage=round(100 * runs / limit, 2) if limit else 0.0,
-        overage=over * limits.overage_price / 1_000,
+        overage=Decimal(0) if period.trial else over * limits.overage_price / 1_000,
         days_remaining=-((now - period.ends_at) // timedelta(days=1)),
     )
 

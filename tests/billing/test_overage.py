@@ -6,19 +6,23 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
+from django.core import mail
 from django.db import connection
 from pytest_django import Settings
 
 from accounts.models import User
 from accounts.services import set_tier
 from billing import overage as ledger
-from billing import overrides, tiers
+from billing import overrides, run_mails, tiers
 from billing.models import DeletedRuns, OverageReport, SubscriptionPeriod
 from billing.stripe import metering
 from billing.stripe.client import Outcome
 from executions import overage
+from executions.usage.notices import notice_runs
 from tests.billing.limits import give
 from tests.billing.shop import Shop, opened
+from tests.conftest import api_as
+from tests.executions.factories import make_execution, make_flow
 
 pytestmark = pytest.mark.django_db
 
@@ -107,6 +111,22 @@ def test_what_is_used_in_a_trial_costs_nothing(shop: Shop, carol: User) -> None:
         shop.stripe.advance(days=7)
         report(shop)
     assert told(shop) == []
+
+
+def test_no_overage_is_estimated_in_a_trial(shop: Shop, carol: User) -> None:
+    shop.subscribe(carol)
+    use(carol, LIMIT + 5_000, shop.now)
+    usage = api_as(carol).get("/api/v1/usage").json()
+    assert (usage["runsUsed"], usage["estimatedOverage"]) == (LIMIT + 5_000, 0)
+
+
+def test_the_mail_in_a_trial_names_no_price_for_more_runs(shop: Shop, carol: User) -> None:
+    shop.subscribe(carol)
+    make_execution(make_flow(carol), started_at=shop.now)
+    use(carol, LIMIT, shop.now)
+    notice_runs(now=shop.now)
+    run_mails.send_due_mails()
+    assert "Your flows go on." in str(mail.outbox[-1].body)
 
 
 def test_a_period_counts_by_the_tier_that_was_paid_for(shop: Shop, paying: User) -> None:
