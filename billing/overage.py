@@ -12,13 +12,11 @@ from django.db.models import Count, Sum
 from accounts.models import User
 from billing.entitlements import rank
 from billing.models import OverageReport, SubscriptionPeriod
-from billing.periods import most_runs
+from billing.periods import SETTLED_AFTER, most_runs
 from billing.services import limits_of
 from billing.tiers import TIERS
 
 EVERY = timedelta(hours=1)
-# After its end a period is counted for the last time, when what was accepted in its last moment has been committed.
-SETTLED_AFTER = timedelta(minutes=2)
 RETRY_AFTER = timedelta(minutes=10)  # a count that broke off
 
 

@@ -9,6 +9,8 @@ from accounts.models import Tier, User
 from billing.models import SubscriptionPeriod
 from billing.months import month_of, month_resets_at, month_starts_at
 
+# After its end a period is counted for the last time, when what was accepted in its last moment has been committed.
+SETTLED_AFTER = timedelta(minutes=2)
 MOMENT = timedelta(microseconds=1)  # the least that tells two moments apart
 
 
@@ -92,6 +94,8 @@ def keep_period(
     else:
         fields["included_runs"] = most_runs(period.included_runs, included_runs)
         known.filter(pk=period.pk).update(**fields)
+        last = ends_at + SETTLED_AFTER  # where it ended early, the count that was to come is too late
+        known.filter(pk=period.pk, count_due_at__gt=last).update(count_due_at=last)
 
 
 def _known(user: User, since: datetime, until: datetime) -> list[Period]:

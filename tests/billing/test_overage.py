@@ -14,9 +14,9 @@ from accounts.models import User
 from accounts.services import set_tier
 from billing import overage as ledger
 from billing import overrides, run_mails, tiers
-from billing.models import DeletedRuns, OverageReport, SubscriptionPeriod
+from billing.models import DeletedRuns, OverageReport, Subscription, SubscriptionPeriod
 from billing.stripe import metering
-from billing.stripe.client import Outcome
+from billing.stripe.client import Outcome, client
 from executions import overage
 from executions.usage.notices import notice_runs
 from tests.billing.limits import give
@@ -102,6 +102,15 @@ def test_the_last_hour_of_a_period_is_told_within_it_after_its_end(shop: Shop, p
     assert shop.stripe.objects("invoice")[-1]["amount_due"] == 2_900 + 1  # 17 runs come to 0.85 cents
     report(shop)
     assert told(shop) == [10, 7]
+
+
+def test_a_period_that_is_ended_at_once_is_counted_soon_after(shop: Shop, paying: User) -> None:
+    report(shop)  # the next is due in an hour
+    shop.stripe.advance_to(shop.now + timedelta(minutes=5))
+    client().v1.subscriptions.cancel(Subscription.objects.get().stripe_id)
+    shop.stripe.flush()
+    period = SubscriptionPeriod.objects.latest("starts_at")
+    assert (period.ends_at, period.count_due_at) == (shop.now, shop.now + timedelta(minutes=2))
 
 
 def test_what_is_used_in_a_trial_costs_nothing(shop: Shop, carol: User) -> None:
