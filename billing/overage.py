@@ -9,12 +9,14 @@ from datetime import datetime, timedelta
 from django.db import transaction
 from django.db.models import Count, Sum
 
+from accounts.models import User
+from billing.entitlements import rank
 from billing.models import OverageReport, SubscriptionPeriod
-from billing.services import limits_on
+from billing.periods import SETTLED_AFTER, most_runs
+from billing.services import limits_of, limits_on
+from billing.tiers import TIERS
 
 EVERY = timedelta(hours=1)
-# After its end a period is counted for the last time, when what was accepted in its last moment has been committed.
-SETTLED_AFTER = timedelta(minutes=2)
 RETRY_AFTER = timedelta(minutes=10)  # a count that broke off
 
 
@@ -30,8 +32,17 @@ def claim_period(*, now: datetime) -> SubscriptionPeriod | None:
 
 
 def included_runs(period: SubscriptionPeriod, *, now: datetime) -> int | None:
-    """What the subscription pays for, whatever tier the user is on by now, or what an operator has set; None: all."""
-    return limits_on(period.tier, user_id=period.user_id, now=now).runs_per_month
+    """The most that has been included at any time of the period; None: all, also where the tier sells no overage."""
+    if not TIERS[period.tier].overage_price:
+        return None
+    return most_runs(period.included_runs, entitled_runs(period.user, period.tier, now=now))
+
+
+def entitled_runs(user: User, tier: str, *, now: datetime) -> int | None:
+    """What a subscription to `tier` includes now, whatever tier the user is on by now, or what an operator has set; where
+    the user's tier is as high, what that brings. None: all."""
+    paid_for = limits_on(tier, user_id=user.pk, now=now).runs_per_month
+    return most_runs(paid_for, limits_of(user, now=now).runs_per_month) if rank(user.tier) >= rank(tier) else paid_for
 
 
 def note_runs(period: SubscriptionPeriod, *, runs: int, now: datetime) -> OverageReport | None:
@@ -41,12 +52,13 @@ def note_runs(period: SubscriptionPeriod, *, runs: int, now: datetime) -> Overag
     """
     with transaction.atomic():
         row = SubscriptionPeriod.objects.select_for_update(of=("self",)).get(pk=period.pk)
-        included = included_runs(period, now=now)
+        included = included_runs(row, now=now)
+        row.included_runs = most_runs(row.included_runs, entitled_runs(row.user, row.tier, now=now))
         over = max(0, runs - included) if included is not None else 0
         ledger = OverageReport.objects.filter(user=period.user, period_start=row.starts_at)
         told = ledger.aggregate(runs=Sum("value", default=0), rows=Count("pk"))
         row.count_due_at = _next_count(row, now)
-        row.save(update_fields=["count_due_at"])
+        row.save(update_fields=["count_due_at", "included_runs"])
         if over <= told["runs"]:
             return None
         sequence = told["rows"] + 1

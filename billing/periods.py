@@ -9,6 +9,8 @@ from accounts.models import Tier, User
 from billing.models import SubscriptionPeriod
 from billing.months import month_of, month_resets_at, month_starts_at
 
+# After its end a period is counted for the last time, when what was accepted in its last moment has been committed.
+SETTLED_AFTER = timedelta(minutes=2)
 MOMENT = timedelta(microseconds=1)  # the least that tells two moments apart
 
 
@@ -57,11 +59,26 @@ def calendar_month(now: datetime) -> Period:
     return Period(month_starts_at(month), month_resets_at(month))
 
 
-def keep_period(*, user: User, starts_at: datetime, ends_at: datetime, tier: str, trial: bool, now: datetime) -> None:
+def most_runs(*limits: int | None) -> int | None:
+    """The highest of some limits; None is unlimited."""
+    return None if None in limits else max(filter(None, limits), default=0)
+
+
+def keep_period(
+    *,
+    user: User,
+    starts_at: datetime,
+    ends_at: datetime,
+    tier: str,
+    trial: bool,
+    included_runs: int | None,
+    now: datetime,
+) -> None:
     """Note a period of the user's subscription, in the caller's transaction, which holds the user's lock.
 
     One that was known until beyond `starts_at` ends there: its subscription was started anew. What ends before it
-    begins has never been.
+    begins has never been. What has once been included (`included_runs`, None: all) stays so: runs that were free of
+    charge when they were accepted are never charged later.
     """
     known = SubscriptionPeriod.objects.filter(user=user)
     known.filter(starts_at__lt=starts_at, ends_at__gt=starts_at).update(ends_at=starts_at)
@@ -70,8 +87,15 @@ def keep_period(*, user: User, starts_at: datetime, ends_at: datetime, tier: str
     fields: dict[str, Any] = {"ends_at": ends_at, "tier": tier, "trial": trial}
     if trial:
         fields["count_due_at"] = None  # it may have become one: a trial can be given later
-    if not known.filter(starts_at=starts_at).update(**fields):
-        SubscriptionPeriod.objects.create(user=user, starts_at=starts_at, **{"count_due_at": now, **fields})
+    period = known.select_for_update(of=("self",)).filter(starts_at=starts_at).first()  # a count raises it too
+    if period is None:
+        fields = {"count_due_at": now, **fields, "included_runs": included_runs}
+        SubscriptionPeriod.objects.create(user=user, starts_at=starts_at, **fields)
+    else:
+        fields["included_runs"] = most_runs(period.included_runs, included_runs)
+        known.filter(pk=period.pk).update(**fields)
+        last = ends_at + SETTLED_AFTER  # where it ended early, the count that was to come is too late
+        known.filter(pk=period.pk, count_due_at__gt=last).update(count_due_at=last)
 
 
 def _known(user: User, since: datetime, until: datetime) -> list[Period]:
@@ -79,7 +103,7 @@ def _known(user: User, since: datetime, until: datetime) -> list[Period]:
     if user.tier == Tier.FREE:
         return []
     rows = SubscriptionPeriod.objects.filter(user=user, starts_at__lt=until, ends_at__gt=since)
-    return [Period(*bounds) for bounds in rows.order_by("-starts_at").values_list("starts_at", "ends_at", "trial")]
+    return [Period(*fields) for fields in rows.order_by("-starts_at").values_list("starts_at", "ends_at", "trial")]
 
 
 def _period(now: datetime, known: Sequence[Period]) -> Period:

@@ -8,6 +8,7 @@ from django.core.mail import EmailMessage
 from accounts.mail import address_of
 from billing.models import RunNotice
 from billing.models.budgets import Percent
+from billing.periods import period_of
 from billing.services import limits_of
 from billing.tiers import Limits
 from bloxserver.core.mail import compose, send_due
@@ -42,7 +43,8 @@ def _composed(notice: RunNotice) -> EmailMessage:
 
 def _what_then(notice: RunNotice, limits: Limits) -> str:
     """What happens at 100 %: now, or when it is reached."""
-    price = f", at ${limits.overage_price:.2f} for each 1,000 runs" if limits.overage_price else ""
+    in_trial = period_of(user=notice.user, now=notice.period_start).trial
+    price = f", at ${limits.overage_price:.2f} for each 1,000 runs" if limits.overage_price and not in_trial else ""
     what = f"your flows go on{price}."
     if limits.refused_over_runs:
         what = f"new executions are refused until {notice.period_end:%Y-%m-%d}; a higher tier lifts that at once."

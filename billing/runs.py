@@ -31,7 +31,7 @@ class RunUsage:
 
 def run_usage(*, user: User, runs: int, period: Period, now: datetime) -> RunUsage:
     """What `runs` of the period are beside the user's limits; those over the cap of a tier that is not refused there
-    cost its `overage_price`, except in a trial."""
+    cost its `overage_price`, outside of a trial."""
     limits = limits_of(user)
     limit = limits.runs_per_month
     over = max(0, runs - limit) if limit is not None else 0

@@ -147,6 +147,7 @@ class Migration(migrations.Migration):
                 ('ends_at', models.DateTimeField()),
                 ('tier', models.CharField(choices=[('free', 'Free'), ('pro', 'Pro'), ('enterprise', 'Enterprise'), ('high_frequency', 'High Frequency')], max_length=20)),
                 ('trial', models.BooleanField(default=False, help_text='Nothing is charged for what is used in it.')),
+                ('included_runs', models.PositiveBigIntegerField(blank=True, help_text='The most that were included at any time of it; empty: unlimited.', null=True)),
                 ('count_due_at', models.DateTimeField(blank=True, help_text='Of the next count of runs over the limit; empty after the last.', null=True)),
                 ('user', models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.CASCADE, related_name='subscription_periods', to=settings.AUTH_USER_MODEL)),
             ],

@@ -115,6 +115,9 @@ class SubscriptionPeriod(models.Model):
     ends_at = models.DateTimeField()
     tier = models.CharField(max_length=20, choices=Tier.choices)
     trial = models.BooleanField(default=False, help_text="Nothing is charged for what is used in it.")
+    included_runs = models.PositiveBigIntegerField(
+        null=True, blank=True, help_text="The most that were included at any time of it; empty: unlimited."
+    )
     count_due_at = models.DateTimeField(
         null=True, blank=True, help_text="Of the next count of runs over the limit; empty after the last."
     )

@@ -35,7 +35,10 @@ def tell_of_payment(customer: StripeCustomer, invoice: Mapping[str, Any], now: d
 def tell_of_failure(customer: StripeCustomer, invoice: Mapping[str, Any], now: datetime) -> None:
     """Softly the first time, with a warning the second. From the third on the mail is that of the downgrade."""
     attempts = invoice["attempt_count"]
-    if not 0 < attempts < MOST_FAILED_PAYMENTS or client().v1.invoices.retrieve(invoice["id"]).status == "paid":
+    if not 0 < attempts < MOST_FAILED_PAYMENTS:
+        return
+    current = client().v1.invoices.retrieve(invoice["id"])
+    if current.status != "open" or current.attempt_count > attempts:  # an event that comes late has been overtaken
         return
     context = _context(invoice, invoice["amount_due"], _subscription(customer, invoice))
     context |= {"attempt": attempts, "next_attempt_at": text(moment(invoice.get("next_payment_attempt")))}

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 from accounts.models import Tier
 from billing.models import SubscriptionStatus
@@ -11,6 +11,7 @@ from billing.stripe.client import client
 from billing.stripe.prices import tier_of_price
 
 MOST = 100  # of a customer's subscriptions, the newest first; older ones have long ended
+UNPAID: tuple[Literal["open"], Literal["uncollectible"]] = ("open", "uncollectible")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,11 +105,17 @@ def _pending_tier(data: Mapping[str, Any], tier: str, cancel_at: datetime | None
 
 
 def _failed_payments(data: Mapping[str, Any]) -> int:
-    """How often the open invoice has been tried. Of a subscription that is paid for, none."""
-    if data["status"] not in (SubscriptionStatus.PAST_DUE, SubscriptionStatus.UNPAID) or not data["latest_invoice"]:
+    """How often the most tried of the unpaid invoices has been. Of a subscription that is paid for, none.
+
+    Not of the latest alone: where Stripe leaves a subscription past due, each period has a new one, not tried yet.
+    """
+    if data["status"] not in (SubscriptionStatus.PAST_DUE, SubscriptionStatus.UNPAID):
         return 0
-    invoice = client().v1.invoices.retrieve(id_of(data["latest_invoice"]) or "")
-    return invoice.attempt_count if invoice.status in ("open", "uncollectible") else 0
+    unpaid: list[int] = []
+    for status in UNPAID:
+        listed = client().v1.invoices.list({"subscription": data["id"], "status": status, "limit": MOST})
+        unpaid += [invoice.attempt_count for invoice in listed.data]
+    return max(unpaid, default=0)
 
 
 def id_of(reference: Any) -> str | None:

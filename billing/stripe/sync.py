@@ -17,6 +17,7 @@ from billing.entitlements import best_tier, rank
 from billing.models import MailKind, StripeCustomer, Subscription
 from billing.models.stripe import ENDED
 from billing.notices import note_mail, note_mail_of_downgrade
+from billing.overage import entitled_runs
 from billing.periods import keep_period
 from billing.stripe.reading import CustomerRead, SubscriptionRead, read_customer
 
@@ -66,6 +67,7 @@ def _write(user: User, known: Subscription | None, read: SubscriptionRead, *, no
             ends_at=min(filter(None, (read.period_end, read.ended_at))),
             tier=read.tier,
             trial=read.is_trial_period,
+            included_runs=entitled_runs(user, read.tier, now=now),
             now=now,
         )
     _tell_of(user, known, read, now=now)

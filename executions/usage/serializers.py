@@ -18,7 +18,8 @@ TOKENS = "Of models, in and out, also with keys of your own."
 
 
 class UsageDashboardSerializer(serializers.Serializer[Any]):
-    """What a user has used in the period that is under way: a calendar month, in UTC."""
+    """What a user has used in the period that is under way: a subscriber's is that of the
+    subscription, everybody else's the calendar month, in UTC."""
 
     period_start = serializers.DateTimeField()
     period_end = serializers.DateTimeField(help_text="From then on, the next period is counted.")

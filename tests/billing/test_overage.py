@@ -6,19 +6,24 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
+from django.core import mail
 from django.db import connection
 from django.utils import timezone
 from pytest_django import Settings
 
 from accounts.models import User
+from accounts.services import set_tier
 from billing import overage as ledger
-from billing import tiers
-from billing.models import DeletedRuns, OverageReport, StripeCustomer, SubscriptionPeriod
+from billing import overrides, run_mails, tiers
+from billing.models import DeletedRuns, OverageReport, StripeCustomer, Subscription, SubscriptionPeriod
 from billing.stripe import metering, services
-from billing.stripe.client import Outcome
+from billing.stripe.client import Outcome, client
 from executions import overage
+from executions.usage.notices import notice_runs
 from tests.billing.limits import give
 from tests.billing.shop import Shop, opened
+from tests.conftest import api_as
+from tests.executions.factories import make_execution, make_flow
 
 pytestmark = pytest.mark.django_db
 
@@ -100,6 +105,15 @@ def test_the_last_hour_of_a_period_is_told_within_it_after_its_end(shop: Shop, p
     assert told(shop) == [10, 7]
 
 
+def test_a_period_that_is_ended_at_once_is_counted_soon_after(shop: Shop, paying: User) -> None:
+    report(shop)  # the next is due in an hour
+    shop.stripe.advance_to(shop.now + timedelta(minutes=5))
+    client().v1.subscriptions.cancel(Subscription.objects.get().stripe_id)
+    shop.stripe.flush()
+    period = SubscriptionPeriod.objects.latest("starts_at")
+    assert (period.ends_at, period.count_due_at) == (shop.now, shop.now + timedelta(minutes=2))
+
+
 def test_what_is_used_in_a_trial_costs_nothing(shop: Shop, carol: User) -> None:
     shop.subscribe(carol)
     use(carol, LIMIT + 5_000, shop.now)
@@ -107,6 +121,22 @@ def test_what_is_used_in_a_trial_costs_nothing(shop: Shop, carol: User) -> None:
         shop.stripe.advance(days=7)
         report(shop)
     assert told(shop) == []
+
+
+def test_no_overage_is_estimated_in_a_trial(shop: Shop, carol: User) -> None:
+    shop.subscribe(carol)
+    use(carol, LIMIT + 5_000, shop.now)
+    usage = api_as(carol).get("/api/v1/usage").json()
+    assert (usage["runsUsed"], usage["estimatedOverage"]) == (LIMIT + 5_000, 0)
+
+
+def test_the_mail_in_a_trial_names_no_price_for_more_runs(shop: Shop, carol: User) -> None:
+    shop.subscribe(carol)
+    make_execution(make_flow(carol), started_at=shop.now)
+    use(carol, LIMIT, shop.now)
+    notice_runs(now=shop.now)
+    run_mails.send_due_mails()
+    assert "Your flows go on." in str(mail.outbox[-1].body)
 
 
 def test_a_period_counts_by_the_tier_that_was_paid_for(shop: Shop, paying: User) -> None:
@@ -122,8 +152,8 @@ def test_what_an_operator_has_set_is_included_also_for_who_has_fallen_back(
     settings: Settings, carol: User, limit: int | None, over: list[int]
 ) -> None:
     with opened(settings) as shop:
+        give(carol, "runs_per_month", limit)
         paying = subscribed(shop, carol)
-        give(paying, "runs_per_month", limit)
         User.objects.filter(pk=paying.pk).update(tier="free")
         use(paying, LIMIT + 1_000, shop.now)
         report(shop)
@@ -192,6 +222,36 @@ def test_what_was_used_in_the_first_part_of_a_minute_is_found_in_the_meters_sum(
     shop.stripe.advance(days=2)
     report(shop)
     assert told(shop) == [10]
+
+
+def test_runs_that_an_override_included_stay_so_after_the_subscription(shop: Shop, paying: User) -> None:
+    override = give(paying, "runs_per_month", 5 * LIMIT)
+    overrides.forget()
+    use(paying, 3 * LIMIT, shop.now)
+    report(shop)
+    override.delete()
+    overrides.forget()
+    User.objects.filter(pk=paying.pk).update(tier="free")
+    shop.stripe.advance(hours=1)
+    report(shop)
+    assert told(shop) == []
+
+
+def test_a_change_to_a_lower_tier_charges_nothing_that_was_unlimited(shop: Shop, paying: User) -> None:
+    use(paying, 2 * LIMIT, shop.now)
+    set_tier(user=paying, tier="enterprise", now=shop.now)  # by an operator
+    report(shop)
+    set_tier(user=paying, tier="pro", now=shop.now)
+    shop.stripe.advance(hours=1)
+    report(shop)
+    assert told(shop) == []
+
+
+def test_a_period_of_a_tier_that_sells_no_overage_has_none(shop: Shop, paying: User) -> None:
+    SubscriptionPeriod.objects.update(tier="free", included_runs=1_000)  # its price was not known
+    use(paying, 50_000, shop.now)
+    report(shop)
+    assert told(shop) == []
 
 
 # Crashes. --------------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from billing.models import (
     DeletedRuns,
     FlowCapReview,
     StripeCustomer,
+    StripeEvent,
     Subscription,
     SubscriptionPeriod,
 )
@@ -220,6 +221,24 @@ def past_due(shop: Shop, user: User) -> None:
         if tier_of(user) == "free":
             return
     raise AssertionError("it never came to the third failure")
+
+
+def test_who_is_left_past_due_stays_on_free_over_the_periods_that_follow(shop: Shop, carol: User) -> None:
+    past_due(shop, carol)
+    seen = set()
+    for _ in range(100):
+        shop.stripe.advance(days=1)
+        seen.add(tier_of(carol))
+    assert Subscription.objects.get().status == "past_due"
+    assert seen == {"free"}
+
+
+def test_a_first_failure_that_is_heard_of_after_the_third_is_not_mailed(shop: Shop, carol: User) -> None:
+    past_due(shop, carol)
+    BillingMail.objects.all().delete()
+    first = StripeEvent.objects.filter(type="invoice.payment_failed").earliest("created")
+    services.replay_event(first.pk, now=shop.now)
+    assert mails(carol) == []
 
 
 def test_a_later_payment_brings_the_tier_back(shop: Shop, carol: User) -> None:
