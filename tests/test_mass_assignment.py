@@ -29,7 +29,7 @@ from triggers.models import Delivery
 
 __all__ = ["_provider"]  # the fixture
 
-pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("_provider")]
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("_provider"), pytest.mark.once]
 
 TEXT, NUMBER, MOMENT = "h0stile", 987_654, "1999-01-01T00:00:00Z"
 VALID: dict[str, dict[str, Any]] = {  # what each needs to be let through; the others need nothing

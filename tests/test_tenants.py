@@ -39,7 +39,7 @@ from tests.llm.keys import KEY
 from triggers.models import Delivery, Moment
 from triggers.services import create_trigger
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.once]
 
 METHODS = (
     "GET",

@@ -9,7 +9,7 @@ from django.test.utils import CaptureQueriesContext
 from accounts.models import AccessToken, Tier, User
 from accounts.services import create_access_token
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.once]
 
 USERS, TOKENS = "/admin/accounts/user/", "/admin/accounts/accesstoken/"
 

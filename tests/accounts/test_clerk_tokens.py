@@ -13,7 +13,7 @@ import pytest
 from accounts.models import User
 from tests.accounts.clerk_server import ONE, TWO, ClerkServer, Key, claims, session_token
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.once]
 
 Me = Callable[[str], Any]
 NOW = int(time.time())

@@ -17,6 +17,8 @@ from executions.models import Execution, ExecutionPayload, JournalEntry, LargeOu
 from flows.models import Flow
 from tests.executions.factories import NOON, make_execution, make_flow, make_step
 
+pytestmark = pytest.mark.once
+
 LIST = "/admin/executions/execution/"
 
 

@@ -13,6 +13,8 @@ from bloxserver.core.crypto import decrypt
 from flows.models import AgentMemory, Flow, FlowStatus, FlowVersion, KeyValue, Secret, Variable
 from tests.flows.samples import BROKEN, CHANGED, SOUND, make_flow, start
 
+pytestmark = pytest.mark.once
+
 LIST = "/admin/flows/flow/"
 
 

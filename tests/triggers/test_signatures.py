@@ -22,6 +22,8 @@ from flows.services import set_secret, stop_flow
 from tests.triggers.conftest import post
 from triggers.models import Delivery, Trigger
 
+pytestmark = pytest.mark.once
+
 BODY = '{"a":  "é"}'  # bytes that no JSON writer would make again
 SECRET = "it's a secret, a b"
 STANDARD = "whsec_" + base64.b64encode(b"k" * 24).decode()
