@@ -3,7 +3,7 @@
 import pytest
 
 from tests.faults.conftest import Begin
-from tests.faults.experiment import scaled
+from tests.faults.experiment import full_form_only, scaled
 from tests.faults.flows import SHORT
 from tests.faults.server import Server
 from tests.waiting import wait_until
@@ -64,6 +64,7 @@ def test_e18_one_tenant_queues_thousands_and_another_one(begin: Begin, server: S
         assert waited < 5
 
 
+@full_form_only  # the short form is tests/executions/test_engine_third_party.py
 def test_e20_a_step_never_ends_and_another_hangs_its_worker(begin: Begin, server: Server) -> None:
     with begin("E20 steps that hang") as trial:
         tenant = trial.tenant()

@@ -23,6 +23,7 @@ from executions.dispatch import Job
 from tests.billing.limits import give
 from tests.billing.shop import KEY, Shop, post, sell
 from tests.conftest import api_as
+from tests.faults.experiment import full_form_only
 from tests.faults.processes import Process, worker
 from tests.stripe_server import RemoteStripeServer
 from tests.waiting import wait_until
@@ -87,7 +88,14 @@ def over(shop: Shop, carol: User) -> User:
     return carol
 
 
-@pytest.mark.parametrize("killed", ["before it asks", "and the request is lost", "and the request arrives"])
+@pytest.mark.parametrize(
+    "killed",
+    [
+        pytest.param("before it asks", marks=full_form_only),
+        pytest.param("and the request is lost", marks=full_form_only),
+        "and the request arrives",
+    ],
+)
 def test_a_worker_killed_between_the_ledger_and_the_meters_answer_tells_of_each_run_once(
     shop: Shop, over: User, killed: str
 ) -> None:
@@ -127,6 +135,7 @@ def show(shop: Shop, killed: str) -> None:
 
 
 # Events. ---------------------------------------------------------------------------------------------------------
+@full_form_only
 @pytest.mark.parametrize("nth", [1, 5])
 def test_a_worker_killed_while_it_handles_an_event_leaves_the_end_that_it_would_have_come_to(
     shop: Shop, carol: User, nth: int

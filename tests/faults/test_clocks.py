@@ -127,6 +127,7 @@ def executions_of(schedules: Schedules, server: Server) -> dict[str, int]:
     )
 
 
+@full_form_only
 def test_e9_many_schedules_of_many_flows_are_due_in_one_second(begin: Begin, server: Server) -> None:
     start = some_time_ago()
     tenants, flows = 5, 11

@@ -20,6 +20,7 @@ __all__ = ["provider"]  # the fixture
 def known(api: APIClient, alice: User, settings: Settings, provider: ModelServer) -> Known:
     settings.BLOX_ANONYMOUS_API_RATE = 1_000_000  # rates are not what is tested here
     settings.CLERK_WEBHOOK_SECRET = "whsec_" + b64encode(b"a secret of the test's own").decode()
+    settings.STRIPE_WEBHOOK_SECRET = "whsec_of_the_tests_own"
     alice.tier = Tier.HIGH_FREQUENCY
     alice.save()
     flow = start(api, "  - {name: a, handler: blox.transform, config: {value: 1}}\n")
