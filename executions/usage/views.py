@@ -20,8 +20,9 @@ class UsageView(GenericAPIView[Any]):
 
     @extend_schema(operation_id="getUsage")
     def get(self, request: Request) -> Response:
-        """What you have used this month (UTC), beside your limits. `/usage/llm` has the calls of models by day
-        and of other months, `/usage/daily` runs and calls by day, `/usage/history` past periods."""
+        """What you have used in the period that is under way, beside your limits: a subscription's, else the month (UTC).
+        `/usage/llm` has the calls of models by day and of other months, `/usage/daily` runs and calls by day,
+        `/usage/history` past periods."""
         return Response(self.get_serializer(counting.dashboard(user=user_of(request), now=timezone.now())).data)
 
 
@@ -30,8 +31,8 @@ class UsageHistoryView(GenericAPIView[Any]):
 
     @extend_schema(operation_id="listUsageHistory", responses=serializers.UsageOfPeriodSerializer(many=True))
     def get(self, request: Request) -> Response:
-        """Period by period (months, in UTC), the one that is under way first, back to the one in which you joined. Past ones
-        have no limit: which one was in force then is not on record."""
+        """Period by period, the one that is under way first, back to the one in which you joined: those of your
+        subscription, and months (UTC) before it. Past ones have no limit: which one was in force then is not on record."""
         user, now = user_of(request), timezone.now()
         periods: Any = list(periods_of(user=user, until=now, since=user.created_at))
         page: list[Period] = self.paginate_queryset(periods) or []
