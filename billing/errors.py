@@ -54,6 +54,37 @@ class TierNotSold(Conflict):
     code = "tier_not_sold"
 
 
+class NoSubscription(Conflict):
+    """There is none to change: the checkout makes one."""
+
+    code = "no_subscription"
+
+
+class PaymentDue(Conflict):
+    """The subscription is not paid for: that comes first."""
+
+    code = "payment_due"
+
+
+class PaymentFailed(DomainError):
+    """What a change costs could not be charged, so nothing was changed."""
+
+    code = "payment_failed"
+    status = 402
+
+
+class TierSetByOperator(Conflict):
+    """Nobody is to pay for a tier that an operator has given them."""
+
+    code = "tier_set_by_operator"
+
+
+class ChangeUnderWay(Conflict):
+    """Somebody is changing the user's subscription at this moment."""
+
+    code = "change_under_way"
+
+
 class InvalidSignature(DomainError):
     code = "invalid_signature"
     status = 400

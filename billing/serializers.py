@@ -1,4 +1,4 @@
-"""What the checkout and the portal take and give."""
+"""What the checkout, the portal and the subscription take and give."""
 
 from typing import Any
 from urllib.parse import urlsplit
@@ -7,7 +7,9 @@ from django.conf import settings
 from rest_framework import serializers
 
 from accounts.models import Tier
+from billing.models.stripe import ENDED, SubscriptionStatus
 from billing.stripe.prices import SOLD
+from billing.subscriptions import NONE
 
 MAX_URL = 2_000
 
@@ -49,3 +51,27 @@ class PortalSerializer(serializers.Serializer[Any]):
 
 class StripePageSerializer(serializers.Serializer[Any]):
     url = serializers.CharField(help_text="A page of Stripe's, for this user, for a while.")
+
+
+class SubscriptionSerializer(serializers.Serializer[Any]):
+    """A subscription as it was when Stripe was last asked."""
+
+    status = serializers.ChoiceField(
+        choices=[NONE, *(status.value for status in SubscriptionStatus if status not in ENDED)],
+        help_text="Stripe's own, or none. On past_due, unpaid, incomplete and paused there is something to pay first.",
+    )
+    tier = serializers.ChoiceField(
+        choices=Tier.choices, help_text="What the subscription pays for; without one, the account's tier."
+    )
+    pending_tier = serializers.ChoiceField(
+        choices=Tier.choices, allow_null=True, help_text="What follows at periodEnd; null for no change."
+    )
+    period_start = serializers.DateTimeField(allow_null=True)
+    period_end = serializers.DateTimeField(allow_null=True, help_text="Of what is paid for, or of the trial.")
+    trial_ends_at = serializers.DateTimeField(allow_null=True, help_text="Also of a trial that is over.")
+    cancel_at = serializers.DateTimeField(allow_null=True, help_text="When it ends, if nothing changes that.")
+    failed_payments = serializers.IntegerField(min_value=0, help_text="Attempts at the invoice that is open.")
+
+
+class ChangeSubscriptionSerializer(serializers.Serializer[Any]):
+    tier = serializers.ChoiceField(choices=Tier.choices, help_text="free ends the subscription with its period.")

@@ -1,9 +1,9 @@
 """What billing must have done by the apps above it.
 
-`subscription_ends(user, now)` is sent, outside of any transaction, before a subscription is ended at once: whoever knows
-executions writes down what the open periods are over their limit by, since the last invoice is made then.
+`usage_is_billed(user, now)` is sent, outside of any transaction, before a subscription ends at once or comes to another price:
+whoever knows executions writes down what the open periods are over their limit by, as long as that is still billed.
 """
 
 from django.dispatch import Signal
 
-subscription_ends = Signal()
+usage_is_billed = Signal()

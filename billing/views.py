@@ -4,26 +4,35 @@ from django.utils import timezone
 from drf_spectacular.utils import extend_schema, inline_serializer
 from rest_framework import serializers
 from rest_framework.generics import GenericAPIView
-from rest_framework.permissions import AllowAny
+from rest_framework.permissions import SAFE_METHODS, AllowAny
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.throttling import BaseThrottle
 from rest_framework.views import APIView
 
 from accounts.models import User
-from billing.serializers import CheckoutSerializer, PortalSerializer, StripePageSerializer
-from billing.stripe import checkout, events
+from billing.serializers import (
+    ChangeSubscriptionSerializer,
+    CheckoutSerializer,
+    PortalSerializer,
+    StripePageSerializer,
+    SubscriptionSerializer,
+)
+from billing.stripe import changing, checkout, events
+from billing.subscriptions import subscription_of
 from bloxserver.api.schema import api_error
 from bloxserver.api.throttling import TierThrottle, limiter
 
-PAGES_PER_MINUTE = 10  # of a user, checkout and portal together
+PAGES_PER_MINUTE = 10  # of a user: checkout, portal and changes of the subscription together
 NOT_CONFIGURED = "No key of Stripe's is set (billing_not_configured), or Stripe is away (billing_unavailable)."
 
 
 class StripePageThrottle(BaseThrottle):
-    """Each page takes several requests to Stripe, and a thread of the web meanwhile."""
+    """Each page, or change, takes several requests to Stripe, and a thread of the web meanwhile. To read takes none."""
 
     def allow_request(self, request: Request, view: Any) -> bool:
+        if request.method in SAFE_METHODS:
+            return True
         self.rate_limit = limiter().hit(f"stripe-pages/{_user(request).pk}", per_minute=PAGES_PER_MINUTE)
         return self.rate_limit.allowed
 
@@ -76,6 +85,41 @@ class PortalView(GenericAPIView[Any]):
         serializer.is_valid(raise_exception=True)
         url = checkout.open_portal(user=_user(request), **serializer.validated_data)
         return Response(StripePageSerializer({"url": url}).data)
+
+
+@extend_schema(tags=["billing"])
+class SubscriptionView(GenericAPIView[Any]):
+    pagination_class = None
+    throttle_classes = [TierThrottle, StripePageThrottle]
+    serializer_class = ChangeSubscriptionSerializer
+
+    @extend_schema(operation_id="getSubscription", responses=SubscriptionSerializer)
+    def get(self, request: Request) -> Response:
+        """Your subscription as it is known here, without asking Stripe. Without one the status is `none`."""
+        return Response(SubscriptionSerializer(subscription_of(_user(request))).data)
+
+    @extend_schema(
+        operation_id="changeSubscription",
+        responses={
+            200: SubscriptionSerializer,
+            402: api_error("The difference could not be charged, and nothing has changed (payment_failed)."),
+            409: api_error(
+                "There is no subscription (no_subscription: use the checkout), none to be had of the tier (tier_not_sold), "
+                "or something to pay first (payment_due); the tier is yours already without paying (tier_set_by_operator); or "
+                "another change is under way (change_under_way)."
+            ),
+            503: api_error(NOT_CONFIGURED),
+        },
+    )
+    def patch(self, request: Request) -> Response:
+        """To a higher tier at once: the difference for the rest of the period is charged, in a trial nothing. To a lower one,
+        and to free, at the period's end: nothing is paid back. The tier that you are on takes back what was to come at
+        the period's end. Answers with the state that follows."""
+        serializer = self.get_serializer(data=request.data)
+        serializer.is_valid(raise_exception=True)
+        user = _user(request)
+        changing.change_tier(user=user, now=timezone.now(), **serializer.validated_data)
+        return Response(SubscriptionSerializer(subscription_of(user)).data)
 
 
 class StripeWebhookView(APIView):

@@ -1,4 +1,4 @@
-"""What executions do when a flow is stopped or deleted, and when a subscription is about to end."""
+"""What executions do when a flow is stopped or deleted, and when a subscription is about to end or to change."""
 
 from datetime import datetime, timedelta
 from typing import Any
@@ -7,7 +7,7 @@ from django.dispatch import receiver
 from django.utils import timezone
 
 from accounts.models import User
-from billing.signals import subscription_ends
+from billing.signals import usage_is_billed
 from executions import history
 from executions.engine.sweeper import settle_stop
 from executions.errors import ExecutionEnded
@@ -36,7 +36,7 @@ def delete_executions(flow: Flow, **_: Any) -> bool:
     return history.delete_some_of_flow(flow)
 
 
-@receiver(subscription_ends)
+@receiver(usage_is_billed)
 def count_overage(user: User, now: datetime, **_: Any) -> None:
     """A moment before, as far as Stripe's sum for the last invoice reaches."""
     report_overage_of(user, now=now - timedelta(seconds=1))

@@ -279,6 +279,8 @@ def billing(call: Caller, settings: Settings) -> None:
         call(200, "POST", "/api/v1/billing/portal", {})
         shop.stripe.complete_checkout(page["url"].rpartition("/")[2])  # its events come in
         call(409, "POST", "/api/v1/billing/checkout", {"tier": "pro"})
+        call(200, "GET", "/api/v1/billing/subscription")
+        call(200, "PATCH", "/api/v1/billing/subscription", {"tier": "free"})
 
 
 # The refusals that any operation can give. -----------------------------------------------------------------------

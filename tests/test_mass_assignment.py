@@ -36,6 +36,7 @@ VALID: dict[str, dict[str, Any]] = {  # what each needs to be let through; the o
     "addApiKey": {"provider": "openai", "apiKey": KEY},
     "answerApproval": {"approved": True},
     "cancelExecutions": {"until": "2001-01-01T00:00:00Z"},
+    "changeSubscription": {"tier": "pro"},
     "createAccessToken": {"name": "CI"},
     "createBudget": {"monthlyCost": 5},
     "createCheckout": {"tier": "pro"},
@@ -135,9 +136,9 @@ def test_no_field_is_written_that_the_operation_does_not_name(
     owner = Flow.objects.get(pk=ids["flowId"]).user_id
     valid = VALID.get(operation["operationId"], {})
     body = {**every_field(bob, but=writable(method, path)), **valid}
-    with opened(settings) if "/billing/" in path else nullcontext():
-        if operation["operationId"] == "createPortal":  # it is for customers
-            api_as(alice).post("/api/v1/billing/checkout", {"tier": "pro"})
+    with opened(settings) if "/billing/" in path else nullcontext() as shop:
+        if shop and operation["operationId"] in ("createPortal", "changeSubscription"):  # they are for customers
+            shop.subscribe(alice)
         answer = api_as(alice).generic(method, with_ids(path, ids), json.dumps(body), "application/json")
     assert answer.status_code < 500
     if operation["operationId"] != "retryExecution":  # which has not ended

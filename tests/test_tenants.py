@@ -119,6 +119,7 @@ ROUTES: dict[str, Route] = {
     "api/v1/budgets/<uuid:budget_id>": Route(bodies={"PATCH": {"monthlyCost": 1_000}}),
     "api/v1/billing/checkout": Route(own=True, bodies={"POST": {"tier": "pro"}}),
     "api/v1/billing/portal": Route(own=True),
+    "api/v1/billing/subscription": Route(own=True, bodies={"PATCH": {"tier": "pro"}}),
     "api/v1/usage": Route(own=True),
     "api/v1/usage/daily": Route(own=True),
     "api/v1/usage/history": Route(own=True),

@@ -38,7 +38,8 @@ AT_PERIOD_END = Question(
         "Then the customer is on Free, unless an operator has set another tier: flows over its limit are stopped, nothing "
         "is deleted.",
         "The customer gets a mail now, and another at the end.",
-        "Until the end it can be taken back in Stripe's dashboard.",
+        "A change to a lower tier that was to come before is dropped.",
+        "Until the end the customer can take it back, and so can you in Stripe's dashboard.",
     ),
     done="Had the subscription end at the period's end",
 )

@@ -35,6 +35,12 @@ class StripeCustomer(models.Model):
         null=True, blank=True, help_text="The account is closed: when its subscriptions are to be ended at Stripe."
     )
     close_error = models.TextField(blank=True)
+    changing_until = models.DateTimeField(
+        null=True,
+        blank=True,
+        editable=False,
+        help_text="Until when one caller alone may change subscriptions at Stripe.",
+    )
     synced_at = models.DateTimeField(null=True, blank=True)
     created_at = models.DateTimeField(default=timezone.now)
 
@@ -80,6 +86,7 @@ class Subscription(models.Model):
     period_end = models.DateTimeField(null=True, blank=True)
     trial_ends_at = models.DateTimeField(null=True, blank=True)
     cancel_at = models.DateTimeField(null=True, blank=True, help_text="When it ends, if nothing changes that.")
+    canceled_at = models.DateTimeField(null=True, blank=True, help_text="When its end was asked for.")
     ended_at = models.DateTimeField(null=True, blank=True)
     pending_tier = models.CharField(
         max_length=20, choices=Tier.choices, blank=True, help_text="What follows at the period's end."

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
 
-from accounts.models import Tier, User
-from billing.errors import AlreadySubscribed, BillingUnavailable, NoCustomer, TierNotSold
+from accounts.models import User
+from billing.errors import AlreadySubscribed, BillingUnavailable, NoCustomer
 from billing.models import StripeCustomer, Subscription
 from billing.models.stripe import ENDED
 from billing.stripe.client import asking, client, is_missing
@@ -30,12 +30,6 @@ def open_checkout(*, user: User, tier: str, success_url: str = "", cancel_url: s
     client()  # before anything is asked: without a key there is nobody to ask
     with asking():
         prices = prices_of(tier)
-        if not prices and tier != Tier.PRO:
-            raise TierNotSold(f"The tier {tier} is not sold here: ask the operator for it.")
-        if not prices:
-            raise BillingUnavailable(
-                "Stripe has no price for it yet: the operator has to run `manage.py stripe_setup`."
-            )
         customer = customer_of(user)
         expire(customer.checkout_session)
         read = _read(customer, now)
@@ -90,8 +84,8 @@ def _require_none(read: CustomerRead) -> None:
     for subscription in read.subscriptions:
         if subscription.status not in ENDED:
             raise AlreadySubscribed(
-                "You have a subscription already. End it in the portal (POST /api/v1/billing/portal) and subscribe anew when it "
-                "is over, or ask the operator to change its price.",
+                "You have a subscription already. PATCH /api/v1/billing/subscription changes its tier, or ends it; POST "
+                "/api/v1/billing/portal gives the page on which you pay.",
                 details={"tier": subscription.tier, "status": subscription.status},
             )
 
@@ -101,7 +95,7 @@ def _has_had_trial(user: User) -> bool:
     return Subscription.objects.for_user(user).filter(trial_ends_at__isnull=False).exists()
 
 
-def _params(user: User, customer: StripeCustomer, prices: list[str], *, has_had_trial: bool) -> Any:
+def _params(user: User, customer: StripeCustomer, prices: list[dict[str, Any]], *, has_had_trial: bool) -> Any:
     monthly, *metered = prices
     subscription: dict[str, Any] = {"metadata": {"user_id": str(user.pk)}}
     if not has_had_trial:
@@ -112,7 +106,7 @@ def _params(user: User, customer: StripeCustomer, prices: list[str], *, has_had_
         "mode": "subscription",
         "customer": customer.stripe_id,
         "client_reference_id": str(user.pk),
-        "line_items": [{"price": monthly, "quantity": 1}, *({"price": price} for price in metered)],
+        "line_items": [{"price": monthly["id"], "quantity": 1}, *({"price": price["id"]} for price in metered)],
         "subscription_data": subscription,
     }
 

@@ -14,7 +14,8 @@ from django.db.models import Exists, OuterRef, Sum
 
 from accounts.models import User
 from billing.errors import BillingUnavailable
-from billing.models import OverageReport, StripeCustomer, SubscriptionPeriod
+from billing.models import OverageReport, StripeCustomer, Subscription, SubscriptionPeriod
+from billing.signals import usage_is_billed
 from billing.stripe.client import Outcome, client, is_away, said
 from billing.stripe.prices import METER_EVENT
 from bloxserver.core import json_text
@@ -44,13 +45,15 @@ def send(*, now: datetime, user: User | None = None) -> Outcome:
     return Outcome.DONE
 
 
-def send_all_of(user: User, *, now: datetime) -> None:
-    """Tell Stripe of all that is on the user's ledger, also of what waits for another attempt. Raises `BillingUnavailable`."""
+def bill_until(*, user: User, now: datetime) -> None:
+    """Have the user's runs over the limit counted until `now`, and tell Stripe of all that is on the ledger, also of what
+    waits for another attempt. Raises `BillingUnavailable`."""
+    usage_is_billed.send(sender=Subscription, user=user, now=now)
     OverageReport.objects.filter(user=user, due_at__gt=now).update(due_at=now)
     while (outcome := send(now=now, user=user)) is not Outcome.NOTHING_DUE:
         if outcome is Outcome.AWAY:
             raise BillingUnavailable(
-                "Stripe does not take the runs that are to be on the last invoice: try again later."
+                "Stripe does not take the runs over the limit, which must be billed first: try again later."
             )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from accounts.models import Tier
+from billing.errors import BillingUnavailable, TierNotSold
 from billing.stripe.client import client
 
 CURRENCY = "usd"
@@ -33,10 +34,16 @@ def tier_of_price(price: Mapping[str, Any]) -> Tier | None:
     return tier or (Tier(named) if named in SOLD else None)
 
 
-def prices_of(tier: str) -> list[str]:
-    """The ids of the active prices of a subscription to `tier`: the monthly one, and that of the overage where there is
-    one. Empty where the tier is not sold."""
+def prices_of(tier: str) -> list[dict[str, Any]]:
+    """The active prices of a subscription to `tier`: the monthly one, and that of the overage where there is one.
+
+    Raises `TierNotSold`, and `BillingUnavailable` while the prices of what is always sold have not been made.
+    """
     keys = [monthly_key(tier), overage_key(tier)]
     listed = client().v1.prices.list({"lookup_keys": keys, "active": True, "limit": 10})
-    found = {price.lookup_key: price.id for price in listed.data}
-    return [found[key] for key in keys if key in found] if keys[0] in found else []
+    found = {price.lookup_key: price.to_dict() for price in listed.data}
+    if keys[0] in found:
+        return [found[key] for key in keys if key in found]
+    if tier != Tier.PRO:
+        raise TierNotSold(f"The tier {tier} is not sold here: ask the operator for it.")
+    raise BillingUnavailable("Stripe has no price for it yet: the operator has to run `manage.py stripe_setup`.")

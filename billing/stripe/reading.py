@@ -26,6 +26,7 @@ class SubscriptionRead:
     period_end: datetime | None
     trial_ends_at: datetime | None
     cancel_at: datetime | None
+    canceled_at: datetime | None  # when the end was asked for
     ended_at: datetime | None
     pending_tier: str
     failed_payments: int
@@ -57,7 +58,7 @@ def read_customer(stripe_id: str) -> CustomerRead:
 
 
 def _subscription(data: Mapping[str, Any]) -> SubscriptionRead:
-    item, tier = _tier_item(data)
+    item, tier = tier_item(data)
     # Since 2025 the period is the item's: each may have its own.
     start, end = moment(item.get("current_period_start")), moment(item.get("current_period_end"))
     cancel_at = moment(data.get("cancel_at")) or (end if data.get("cancel_at_period_end") else None)
@@ -71,6 +72,7 @@ def _subscription(data: Mapping[str, Any]) -> SubscriptionRead:
         period_end=end,
         trial_ends_at=moment(data.get("trial_end")),
         cancel_at=None if ended_at else cancel_at,
+        canceled_at=moment(data.get("canceled_at")),
         ended_at=ended_at,
         pending_tier="" if ended_at else _pending_tier(data, tier, cancel_at),
         failed_payments=_failed_payments(data),
@@ -78,8 +80,8 @@ def _subscription(data: Mapping[str, Any]) -> SubscriptionRead:
     )
 
 
-def _tier_item(data: Mapping[str, Any]) -> tuple[Mapping[str, Any], str]:
-    """The item that is paid for a tier; without one the subscription brings nothing."""
+def tier_item(data: Mapping[str, Any]) -> tuple[Mapping[str, Any], str]:
+    """The item that is paid for a tier, and the tier; without one any item, since the subscription brings nothing."""
     items = data["items"]["data"]
     for item in items:
         tier = tier_of_price(item["price"])

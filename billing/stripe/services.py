@@ -12,8 +12,8 @@ from django.utils import timezone
 from accounts.models import User
 from billing.errors import NoCustomer
 from billing.models import StripeCustomer, StripeEvent, Subscription
-from billing.signals import subscription_ends
 from billing.stripe import metering
+from billing.stripe.changing import alone, end_at_once, end_with_period, live_at_stripe
 from billing.stripe.checkout import expire
 from billing.stripe.client import Outcome, asking, client, is_away, said
 from billing.stripe.events import handle
@@ -47,27 +47,20 @@ def cancel_subscription(*, user: User, at_period_end: bool = True, now: datetime
     """End the user's subscriptions at Stripe: at the end of what is paid for, or at once, with an invoice for the runs over
     the limit until now.
 
-    Raises `NoCustomer`, `Conflict` when there is none to end, `BillingNotConfigured` and `BillingUnavailable`.
+    Raises `NoCustomer`, `Conflict` when there is none to end, or while another changes them, `BillingNotConfigured` and
+    `BillingUnavailable`.
     """
     customer = _customer(user)
-    live = list(Subscription.objects.for_user(user).live())
-    if not live:
-        raise Conflict("There is no subscription to end.")
     client()
-    if not at_period_end:
-        _bill_usage(user, now=now)
-    with asking():
-        for subscription in live:
-            if at_period_end:
-                client().v1.subscriptions.update(subscription.stripe_id, {"cancel_at_period_end": True})
-            else:
-                client().v1.subscriptions.cancel(subscription.stripe_id, {"invoice_now": True})
+    with asking(), alone(customer, now=now):
+        live = live_at_stripe(customer)
+        if not live:
+            raise Conflict("There is no subscription to end.")
+        if at_period_end:
+            end_with_period(live)
+        else:
+            end_at_once(live, user=user, now=now)
         sync(customer, now=now)
-
-
-def _bill_usage(user: User, *, now: datetime) -> None:
-    subscription_ends.send(sender=Subscription, user=user, now=now)
-    metering.send_all_of(user, now=now)
 
 
 def sync_customer(*, user: User, now: datetime) -> CustomerRead:
@@ -150,10 +143,7 @@ def _is_stale(now: datetime) -> Q:
 
 def _end_all(customer: StripeCustomer, *, now: datetime) -> None:
     expire(customer.checkout_session)
-    _bill_usage(customer.user, now=now)
-    listed = client().v1.subscriptions.list({"customer": customer.stripe_id, "limit": 100})
-    for subscription in listed.auto_paging_iter():  # without `status` Stripe lists those that have not ended
-        client().v1.subscriptions.cancel(subscription.id, {"invoice_now": True})
+    end_at_once(live_at_stripe(customer), user=customer.user, now=now)
 
 
 def _forget(*, now: datetime) -> None:

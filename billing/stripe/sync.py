@@ -80,7 +80,9 @@ def _tell_of(user: User, known: Subscription | None, read: SubscriptionRead, *, 
         note_mail(user=user, kind=MailKind.TRIAL_STARTED, key=key, context=context, now=now)
     if read.cancel_at is not None and (known is None or known.cancel_at is None):
         context = {"tier": read.tier, "ends_at": text(read.cancel_at)}
-        key = f"canceled:{read.stripe_id}:{int(read.cancel_at.timestamp())}"
+        # Of the request, not of the end: who takes it back and asks again is told again, and a reread tells nothing new.
+        asked_at = read.canceled_at or read.cancel_at
+        key = f"canceled:{read.stripe_id}:{int(asked_at.timestamp())}"
         note_mail(user=user, kind=MailKind.CANCELED, key=key, context=context, now=now)
 
 

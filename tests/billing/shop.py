@@ -14,6 +14,7 @@ from rest_framework.test import APIClient
 from accounts.models import User
 from billing.models import StripeCustomer, Subscription
 from billing.stripe import services
+from billing.stripe.client import client
 from tests.conftest import api_as
 from tests.openapi import CheckedClient
 from tests.stripe_server import StripeServer
@@ -44,6 +45,19 @@ class Shop:
         api = APIClient()
         api.credentials(HTTP_AUTHORIZATION=f"Bearer dev:{user.email}")
         self.stripe.complete_checkout(self.checkout(api))
+
+    def sell(self, tier: str, cents: int = 99_900, *, currency: str = "usd") -> str:
+        """The id of a monthly price, made as an operator would in the dashboard: the tier is sold from now on."""
+        price = client().v1.prices.create(
+            {
+                "product": "blox_pro",
+                "currency": currency,
+                "unit_amount": cents,
+                "recurring": {"interval": "month"},
+                "lookup_key": f"blox_{tier}_monthly",
+            }
+        )
+        return price.id
 
     def customer(self, user: User) -> str:
         return StripeCustomer.objects.get(user=user).stripe_id

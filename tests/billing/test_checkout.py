@@ -170,15 +170,7 @@ def test_a_tier_without_a_price_is_not_sold_and_one_with_a_price_is(shop: Shop, 
     answer = api_as(carol).post(CHECKOUT, {"tier": "enterprise"})
     assert (answer.status_code, answer.json()["code"]) == (409, "tier_not_sold")
 
-    client().v1.prices.create(
-        {
-            "product": "blox_pro",
-            "currency": "usd",
-            "unit_amount": 99_900,
-            "recurring": {"interval": "month"},
-            "lookup_key": "blox_enterprise_monthly",
-        }
-    )
+    shop.sell("enterprise")
     shop.stripe.complete_checkout(shop.checkout(api_as(carol), tier="enterprise"))
     carol.refresh_from_db()
     assert carol.tier == "enterprise"

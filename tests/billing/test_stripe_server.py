@@ -238,6 +238,86 @@ def test_a_schedule_swaps_the_price_at_the_periods_end_and_asks_nothing_before(s
     assert shop.api.subscription_schedules.retrieve(schedule.id).status == "released"
 
 
+def test_a_schedule_follows_what_the_subscription_is_given_itself(shop):
+    subscription = shop.subscribed(line_items=[{"price": shop.basic.id, "quantity": 1}])
+    schedule = shop.api.subscription_schedules.create({"from_subscription": subscription.id})
+    shop.api.subscriptions.update(subscription.id, {"items": [{"id": item(subscription).id, "price": shop.monthly.id}]})
+    phase = shop.api.subscription_schedules.retrieve(schedule.id).phases[0]
+    assert [each.price for each in phase["items"]] == [shop.monthly.id]
+
+
+def test_a_phase_under_way_that_leaves_its_trial_out_is_refused(shop):
+    subscription = shop.subscribed(
+        line_items=[{"price": shop.monthly.id, "quantity": 1}], subscription_data={"trial_period_days": 7}
+    )
+    schedule = shop.api.subscription_schedules.create({"from_subscription": subscription.id})
+    now = schedule.phases[0]
+    assert now.trial_end == subscription.trial_end
+    first: Any = {
+        "items": [{"price": shop.monthly.id}],
+        "start_date": now.start_date,
+        "end_date": now.end_date,
+    }
+    with pytest.raises(stripe.InvalidRequestError, match="trial"):
+        shop.api.subscription_schedules.update(schedule.id, {"phases": [first]})
+    shop.api.subscription_schedules.update(schedule.id, {"phases": [{**first, "trial_end": now.trial_end}]})
+
+
+def test_one_that_is_to_end_gets_no_schedule(shop):
+    subscription = shop.subscribed()
+    shop.api.subscriptions.update(subscription.id, {"cancel_at_period_end": True})
+    with pytest.raises(stripe.InvalidRequestError):
+        shop.api.subscription_schedules.create({"from_subscription": subscription.id})
+
+
+def test_error_if_incomplete_refuses_only_what_is_to_be_paid(shop):
+    subscription = shop.subscribed(line_items=[{"price": shop.monthly.id, "quantity": 1}])
+    shop.server.card_declines(subscription.customer)
+
+    def swap(price: str, to: Any) -> None:
+        params: Any = {
+            "items": [{"id": item(to).id, "price": price}],
+            "proration_behavior": "always_invoice",
+            "payment_behavior": "error_if_incomplete",
+        }
+        shop.api.subscriptions.update(to.id, params)
+
+    shop.server.advance(days=1)
+    swap(shop.basic.id, subscription)
+    with pytest.raises(stripe.CardError):
+        swap(shop.monthly.id, subscription)
+    trial = shop.subscribed(
+        line_items=[{"price": shop.basic.id, "quantity": 1}], subscription_data={"trial_period_days": 7}
+    )
+    shop.server.card_declines(trial.customer)
+    swap(shop.monthly.id, trial)
+
+
+def test_a_metered_price_that_is_added_bills_what_is_used_from_then_on(shop):
+    subscription = shop.subscribed(line_items=[{"price": shop.monthly.id, "quantity": 1}])
+    shop.use(subscription.customer, 300_000)
+    shop.server.advance(days=1)
+    shop.api.subscriptions.update(subscription.id, {"items": [{"price": shop.runs.id}]})
+    shop.use(subscription.customer, 101_000)
+    shop.server.advance_to(stamp(3, 1))
+    assert shop.invoices(subscription.customer)[-1] == ("subscription_cycle", "paid", 2900 + 50)
+
+
+def test_an_incomplete_subscription_takes_no_change_but_its_card(shop):
+    customer = shop.api.customers.create({"email": "p@example.com"})
+    made = shop.api.subscriptions.create({"customer": customer.id, "items": [{"price": shop.monthly.id}]})
+    assert made.status == "incomplete"
+    with pytest.raises(stripe.InvalidRequestError, match="incomplete"):
+        shop.api.subscriptions.update(made.id, {"cancel_at_period_end": True})
+    shop.api.subscriptions.update(made.id, {"metadata": {"seen": "yes"}})
+
+
+def test_an_end_is_named_in_one_way(shop):
+    subscription = shop.subscribed()
+    with pytest.raises(stripe.InvalidRequestError, match="only specify one"):
+        shop.api.subscriptions.update(subscription.id, {"cancel_at_period_end": False, "cancel_at": ""})
+
+
 def test_a_downgrade_billed_now_is_credit_that_the_next_invoice_uses_first(shop):
     subscription = shop.subscribed(line_items=[{"price": shop.monthly.id, "quantity": 1}])
     shop.server.advance(days=14)

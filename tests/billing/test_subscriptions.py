@@ -137,22 +137,8 @@ def test_runs_stay_in_their_period_when_their_executions_are_deleted(carol: User
     assert DeletedRuns.objects.filter(user=carol).count() == 2
 
 
-def sell_enterprise() -> str:
-    """As an operator would, in the dashboard."""
-    price = client().v1.prices.create(
-        {
-            "product": "blox_pro",
-            "currency": "usd",
-            "unit_amount": 99_900,
-            "recurring": {"interval": "month"},
-            "lookup_key": "blox_enterprise_monthly",
-        }
-    )
-    return price.id
-
-
 def test_an_upgrade_counts_at_once_and_a_downgrade_at_the_periods_end(shop: Shop, carol: User) -> None:
-    enterprise = sell_enterprise()
+    enterprise = shop.sell("enterprise")
     subscription = shop.subscribe(carol).stripe_id
     shop.stripe.advance(days=20)
     items = client().v1.subscription_items.list({"subscription": subscription}).data
@@ -445,15 +431,7 @@ def test_amounts_are_shown_in_their_currency(amount: int, currency: str, shown: 
 
 
 def test_a_mail_about_yen_has_no_hundredths(shop: Shop, carol: User) -> None:
-    client().v1.prices.create(
-        {
-            "product": "blox_pro",
-            "currency": "jpy",
-            "unit_amount": 4_400,
-            "recurring": {"interval": "month"},
-            "lookup_key": "blox_enterprise_monthly",
-        }
-    )
+    shop.sell("enterprise", 4_400, currency="jpy")
     shop.stripe.complete_checkout(shop.checkout(api_as(carol), tier="enterprise"))
     shop.stripe.advance(days=15)
     paid = mail(carol, "converted")

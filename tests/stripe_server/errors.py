@@ -37,3 +37,11 @@ def not_played(name: str) -> StripeError:
 def declined() -> StripeError:
     message = "Your card was declined."
     return StripeError(402, "card_error", message, code="card_declined", decline_code="generic_decline")
+
+
+def no_card() -> StripeError:
+    """There is nothing to charge: Stripe names no parameter then."""
+    message = (
+        "This customer has no attached payment source or default payment method. Please consider adding a default "
+    )
+    return refused(message + "payment method.", code="resource_missing")

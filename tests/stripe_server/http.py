@@ -23,22 +23,22 @@ class Faults:
     def __init__(self) -> None:
         self.delay = 0.0  # seconds before an answer
         self._lock = Lock()
-        self._failing = self._cutting = 0
+        self._failing: list[bool] = []  # of the requests to come, which
+        self._cutting: list[bool] = []
         self._status = 500
 
-    def fail(self, requests: int, status: int) -> None:
-        """So many more requests are answered with the status, and not carried out."""
-        self._failing, self._status = requests, status
+    def fail(self, requests: int, status: int, after: int = 0) -> None:
+        """So many more requests, after some others, are answered with the status, and not carried out."""
+        self._failing, self._status = [False] * after + [True] * requests, status
 
-    def cut(self, requests: int) -> None:
-        """So many more are carried out, and their answers lost."""
-        self._cutting = requests
+    def cut(self, requests: int, after: int = 0) -> None:
+        """So many more, after some others, are carried out, and their answers lost."""
+        self._cutting = [False] * after + [True] * requests
 
     def failure(self) -> StripeError | None:
         with self._lock:
-            if not self._failing:
+            if not self._failing or not self._failing.pop(0):
                 return None
-            self._failing -= 1
         if self._status == 429:
             message = (
                 "Request rate limit exceeded. Learn more about rate limits in https://stripe.com/docs/rate-limits."
@@ -49,8 +49,7 @@ class Faults:
 
     def loses_answer(self) -> bool:
         with self._lock:
-            self._cutting, lost = max(0, self._cutting - 1), self._cutting > 0
-            return lost
+            return bool(self._cutting) and self._cutting.pop(0)
 
 
 class Handler(BaseHTTPRequestHandler):

@@ -220,13 +220,13 @@ class StripeServer(ThreadingHTTPServer):
 
     # Failures.
 
-    def fail_next(self, requests: int = 1, status: int = 500) -> None:
-        """Answer the next requests with 500 or 429, and do nothing."""
-        self.faults.fail(requests, status)
+    def fail_next(self, requests: int = 1, status: int = 500, *, after: int = 0) -> None:
+        """Answer the next requests, or those after some others, with 500 or 429, and do nothing."""
+        self.faults.fail(requests, status, after)
 
-    def cut_next(self, requests: int = 1) -> None:
-        """Carry the next requests out, and hang up instead of answering."""
-        self.faults.cut(requests)
+    def cut_next(self, requests: int = 1, *, after: int = 0) -> None:
+        """Carry the next requests out, or those after some others, and hang up instead of answering."""
+        self.faults.cut(requests, after)
 
     def slow(self, seconds: float) -> None:
         """Wait before every answer from now on; 0 ends it."""

@@ -1,8 +1,8 @@
 """A subscription is changed while it runs: other prices, other quantities, another rhythm."""
 
-from tests.stripe_server.billing import charging, invoicing, lines, periods
+from tests.stripe_server.billing import charging, invoicing, lines, periods, subscribing
 from tests.stripe_server.billing.items import changed_items
-from tests.stripe_server.errors import declined
+from tests.stripe_server.errors import declined, no_card
 from tests.stripe_server.world import Obj, World, public
 
 
@@ -16,11 +16,13 @@ def change_items(world: World, subscription: Obj, items: list[Obj], params: Obj)
     behavior = params.get("proration_behavior", "create_prorations")
     old = subscription["items"]["data"]
     restarts = params.get("billing_cycle_anchor") == "now" or _interval(old) != _interval(items)
-    _refuse_what_will_not_be_paid(world, subscription, params, behavior == "always_invoice" or restarts)
     if subscription["status"] == "trialing":
         subscription["items"]["data"] = items
         return None
     found = [] if behavior == "none" else lines.prorations(world, subscription, old, items, when)
+    bills = restarts or (behavior == "always_invoice" and sum(each["amount"] for each in found) > 0)
+    if bills and params.get("payment_behavior") == "error_if_incomplete":
+        _refuse_what_will_not_be_paid(world, subscription)
     subscription["items"]["data"] = items
     if restarts:
         credit = [each for each in found if each["amount"] < 0]
@@ -42,9 +44,10 @@ def _draft(world: World, subscription: Obj, found: list[Obj]) -> Obj:
     return invoicing.draft(world, subscription, found, "subscription_update")
 
 
-def _refuse_what_will_not_be_paid(world: World, subscription: Obj, params: Obj, bills: bool) -> None:
-    strict = params.get("payment_behavior") == "error_if_incomplete"
-    if strict and bills and not charging.can_pay(world, subscription):
+def _refuse_what_will_not_be_paid(world: World, subscription: Obj) -> None:
+    if not subscribing.has_card(world, subscription):
+        raise no_card()
+    if not charging.can_pay(world, subscription):
         raise declined()
 
 

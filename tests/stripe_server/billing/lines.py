@@ -28,11 +28,11 @@ def in_advance(world: World, subscription: Obj, *, trial: bool = False) -> list[
 
 
 def usage(world: World, subscription: Obj, start: int, end: int) -> list[Obj]:
-    """What the metered items' meters show from `start` to `end`, each tier a line."""
+    """What the metered items' meters show from `start` to `end`, each tier a line; of an item that came later, from then on."""
     found = []
     for item in filter(metered, subscription["items"]["data"]):
         meter = world.get("billing.meter", item["price"]["recurring"]["meter"])
-        shown = meters.used(world, meter, subscription["customer"], start, end)
+        shown = meters.used(world, meter, subscription["customer"], max(start, item["created"]), end)
         name = world.get("product", item["price"]["product"])["name"]
         for charge in charges(item["price"], max(0, rounded(shown))):
             found.append(line(subscription, item, charge, (start, end), f"{charge.quantity} × {name}"))

@@ -20,6 +20,8 @@ def create(world: World, params: Obj) -> Obj:
     if subscription["schedule"] or subscription["status"] in ending.ENDED:
         message = "You cannot migrate a subscription that is already attached to a schedule, or canceled."
         raise refused(message, param="from_subscription")
+    if subscription["cancel_at"] or subscription["status"] not in ("trialing", "active", "past_due"):
+        raise not_played("a schedule of a subscription that is to end, or that is not under way")
     schedule = world.add(_new(world, subscription))
     world.emit("subscription_schedule.created", schedule)
     with world.changing(subscription, "customer.subscription.updated"):
@@ -66,7 +68,7 @@ def _default_settings() -> Obj:
 def _phase(subscription: Obj, items: list[Obj], start: int, end: int) -> Obj:
     empty = """
         application_fee_percent billing_cycle_anchor billing_thresholds collection_method default_payment_method
-        description invoice_settings on_behalf_of transfer_data trial_end
+        description invoice_settings on_behalf_of transfer_data
     """
     return {
         **nulls(empty),
@@ -79,7 +81,21 @@ def _phase(subscription: Obj, items: list[Obj], start: int, end: int) -> Obj:
         "metadata": {},
         "proration_behavior": "create_prorations",
         "start_date": start,
+        "trial_end": subscription["trial_end"] if start < (subscription["trial_end"] or 0) else None,
     }
+
+
+def follow(world: World, subscription: Obj) -> None:
+    """The subscription was given other prices itself: the phase under way has them too, those to come stay."""
+    schedule = world.get("subscription_schedule", subscription["schedule"])
+    with world.changing(schedule, UPDATED):
+        phase = _under_way(schedule)
+        phase["items"] = [_phase_item(world, _as_given(each), 0) for each in subscription["items"]["data"]]
+
+
+def _under_way(schedule: Obj) -> Obj:
+    now = schedule["current_phase"]["start_date"]
+    return next(phase for phase in schedule["phases"] if phase["start_date"] == now)
 
 
 def _as_given(item: Obj) -> Obj:
@@ -144,6 +160,10 @@ def _replace_phases(world: World, schedule: Obj, given: list[Obj]) -> None:
     for number, each in enumerate(given):
         phases.append(_planned(world, subscription, each, number, start))
         start = phases[-1]["end_date"]
+    if phases[0]["trial_end"] != _under_way(schedule)["trial_end"]:
+        raise not_played(
+            "a trial that ends, or moves, since the phase under way leaves `trial_end` out or names another"
+        )
     if _prices(phases[0]) != [it["price"]["id"] for it in subscription["items"]["data"]]:
         raise not_played("another price in the phase that is under way: update the subscription")
     schedule["phases"] = phases
@@ -153,13 +173,16 @@ def _replace_phases(world: World, schedule: Obj, given: list[Obj]) -> None:
 def _planned(world: World, subscription: Obj, given: Obj, number: int, start: int) -> Obj:
     if given.get("start_date", start) != start:
         raise refused("Each phase must start when the one before it ends.", param=f"phases[{number}][start_date]")
+    if {"end_date", "duration"} <= set(given):
+        message = "You may only specify one of these parameters: end_date, duration."
+        raise refused(message, param=f"phases[{number}][duration]")
     items = [_phase_item(world, each, number) for each in given["items"]]
     end = given.get("end_date") or _lasting(world, items, given.get("duration"), start)
     if end == "now" or end <= start:
         raise refused("A phase must end after its start.", param=f"phases[{number}][end_date]")
     if given.get("billing_cycle_anchor") == "phase_start":
         raise not_played(f"phases[{number}][billing_cycle_anchor]=phase_start")
-    phase = _phase(subscription, items, start, end)
+    phase = {**_phase(subscription, items, start, end), "trial_end": None}
     assign(phase, given, skip="items duration end_date start_date")
     return phase
 

@@ -6,6 +6,7 @@ from tests.stripe_server.billing.items import changed_items
 from tests.stripe_server.clock import DAY
 from tests.stripe_server.errors import not_played, refused
 from tests.stripe_server.lists import listed, page
+from tests.stripe_server.objects import schedules
 from tests.stripe_server.objects.customers import living
 from tests.stripe_server.world import Obj, World, assign
 
@@ -13,6 +14,9 @@ HANDLED = """
     billing_cycle_anchor cancel_at_period_end customer items off_session payment_behavior proration_behavior
     proration_date trial_end trial_period_days
 """
+
+
+OF_INCOMPLETE = {"metadata", "default_payment_method", "default_source", "expand"}
 
 
 def create(world: World, params: Obj) -> Obj:
@@ -75,7 +79,7 @@ def list_items(world: World, params: Obj) -> Obj:
 
 def update(world: World, params: Obj, key: str) -> Obj:
     subscription = world.get("subscription", key)
-    _check_open(subscription)
+    _check_open(subscription, params)
     _check_played(params)
     _check_card(world, subscription["customer"], params)
     _check_cancellation(subscription, params)
@@ -84,6 +88,8 @@ def update(world: World, params: Obj, key: str) -> Obj:
         _change_cancellation(world, subscription, params)
         assign(subscription, params, skip=f"{HANDLED} cancel_at")
         _move_trial(world, subscription, params)
+    if "items" in params and subscription["schedule"]:
+        schedules.follow(world, subscription)
     if invoice is not None:
         charging.bill_now(world, subscription, invoice)
     if params.get("trial_end") == "now" and subscription["status"] == "trialing":
@@ -91,9 +97,12 @@ def update(world: World, params: Obj, key: str) -> Obj:
     return subscription
 
 
-def _check_open(subscription: Obj) -> None:
+def _check_open(subscription: Obj, params: Obj) -> None:
     if subscription["status"] in ending.ENDED:
         message = "A canceled subscription can only update its cancellation_details and metadata."
+        raise refused(message, param="id")
+    if subscription["status"] == "incomplete" and set(params) - OF_INCOMPLETE:
+        message = "A subscription that is `incomplete` can only have its metadata and default payment method updated."
         raise refused(message, param="id")
 
 
@@ -105,6 +114,9 @@ def _change_items(world: World, subscription: Obj, params: Obj) -> Obj | None:
 
 
 def _check_cancellation(subscription: Obj, params: Obj) -> None:
+    if {"cancel_at_period_end", "cancel_at"} <= set(params):
+        message = "You may only specify one of these parameters: cancel_at, cancel_at_period_end."
+        raise refused(message, param="cancel_at")
     if (schedule := subscription["schedule"]) and {"cancel_at_period_end", "cancel_at"} & set(params):
         message = f"The subscription is managed by the subscription schedule `{schedule}`, and updating any "
         message += "cancelation behavior directly is not allowed. Please update the schedule instead."
