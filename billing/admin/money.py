@@ -35,8 +35,8 @@ AT_PERIOD_END = Question(
     consequences=(
         "Stripe ends the subscription at the end of what is paid for, or of the trial: the moment that is shown above.",
         "Until then the tier stays, and so does what is charged for runs over the limit.",
-        "Then the customer is on Free, unless an operator has set another tier: flows over its limit are stopped, nothing "
-        "is deleted.",
+        "Then the customer is on Free, unless an operator has set a higher tier than it brings: flows over its limit are "
+        "stopped, none is deleted.",
         "The customer gets a mail now, and another at the end.",
         "Until the end it can be taken back in Stripe's dashboard.",
     ),
@@ -49,8 +49,8 @@ NOW = Question(
         "Stripe ends the subscription at once. This cannot be taken back: the customer would have to subscribe again.",
         "Nothing is paid back for the rest of the period: a refund is made in Stripe's dashboard.",
         "Runs over the limit that are on no invoice yet are not charged.",
-        "The customer is on Free, unless an operator has set another tier: flows over its limit are stopped within a "
-        "minute, nothing is deleted.",
+        "The customer is on Free, unless an operator has set a higher tier than it brings: flows over its limit are "
+        "stopped within a minute, none is deleted.",
         "The customer gets a mail.",
     ),
     done="Ended the subscription at once",

@@ -85,12 +85,13 @@ def _tell_of(user: User, known: Subscription | None, read: SubscriptionRead, *, 
 
 
 def _move_tier(user: User, *, was: str, read: CustomerRead, key: str, now: datetime) -> None:
-    """The tier follows what the subscriptions bring. One that an operator has set otherwise stays, unless it is lower.
+    """The tier follows what the subscriptions bring. One that is higher than they brought before (`was`) is an operator's,
+    and stays; one that is lower than they bring now never does.
 
     `key` is of this read, which is written once.
     """
     will = best_tier(read.subscriptions)
-    if will == was or (user.tier != was and rank(will) <= rank(user.tier)):
+    if rank(will) <= rank(user.tier) and (will == was or user.tier != was):
         return
     before = user.tier
     set_tier(user=user, tier=will, now=now)
