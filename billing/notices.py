@@ -20,9 +20,9 @@ def note_mail(*, user: User, kind: MailKind, key: str, context: dict[str, Any], 
     BillingMail.objects.bulk_create([mail], ignore_conflicts=True)
 
 
-def note_downgrade(*, user: User, now: datetime) -> None:
-    """Flows may be over the cap of the tier that `user` has now: a review, in the caller's transaction."""
-    FlowCapReview.objects.create(user=user, due_at=now, created_at=now)
+def note_downgrade(*, user: User, before: str, now: datetime) -> None:
+    """Flows may be over the cap of the tier that `user` has come to from `before`: a review, in the caller's transaction."""
+    FlowCapReview.objects.create(user=user, from_tier=before, due_at=now, created_at=now)
 
 
 def note_mail_of_downgrade(*, user: User, kind: MailKind, key: str, context: dict[str, Any], now: datetime) -> None:

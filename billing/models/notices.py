@@ -7,6 +7,7 @@ from django.db import models
 from django.db.models import Q
 from django.utils import timezone
 
+from accounts.models import Tier
 from billing.querysets import BillingMailQuerySet, FlowCapReviewQuerySet
 from bloxserver.core.ids import new_id
 from bloxserver.core.outbox import Mail
@@ -52,6 +53,9 @@ class FlowCapReview(models.Model):
 
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
     user = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="flow_cap_reviews")
+    from_tier = models.CharField(
+        max_length=20, choices=Tier.choices, blank=True, db_default="", help_text="The tier that it has fallen from."
+    )
     mail = models.OneToOneField(BillingMail, on_delete=models.SET_NULL, null=True, blank=True, related_name="review")
     due_at = models.DateTimeField(null=True, blank=True, help_text="Of the next attempt; empty when done.")
     attempts = models.PositiveSmallIntegerField(default=0)
@@ -65,6 +69,9 @@ class FlowCapReview(models.Model):
     class Meta:
         constraints = [
             models.CheckConstraint(condition=Q(done_at=None) | Q(due_at=None), name="flowcapreview_done_is_not_due"),
+            models.CheckConstraint(
+                condition=Q(from_tier="") | Q(from_tier__in=Tier.values), name="flowcapreview_from_tier_known"
+            ),
         ]
         indexes = [models.Index(fields=["due_at"], name="flowcapreview_due", condition=Q(due_at__isnull=False))]
         ordering = ["-created_at", "-id"]

@@ -5,7 +5,9 @@ Stripe sends an event, and its sync takes a ticket after the change: so what the
 and no older read undoes it. Nothing is locked while Stripe is asked.
 """
 
-from dataclasses import asdict
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from datetime import datetime
 
 from django.db import transaction
@@ -20,6 +22,8 @@ from billing.notices import note_mail, note_mail_of_downgrade
 from billing.overage import entitled_runs
 from billing.periods import keep_period
 from billing.stripe.reading import CustomerRead, SubscriptionRead, read_customer
+
+logger = logging.getLogger(__name__)
 
 
 def sync(customer: StripeCustomer, *, now: datetime) -> CustomerRead:
@@ -47,12 +51,23 @@ def apply(customer: StripeCustomer, *, ticket: int, read: CustomerRead, now: dat
             return False
         known = {subscription.stripe_id: subscription for subscription in Subscription.objects.for_user(user)}
         was = best_tier(known.values())
-        for subscription in sorted(read.subscriptions, key=lambda each: each.created_at):
+        said = [_with_tier(subscription, known.get(subscription.stripe_id)) for subscription in read.subscriptions]
+        for subscription in sorted(said, key=lambda each: each.created_at):
             _write(user, known.get(subscription.stripe_id), subscription, now=now)
-        _move_tier(user, was=was, read=read, key=f"{row.stripe_id}:{ticket}", now=now)
+        _move_tier(user, was=was, subscriptions=said, key=f"{row.stripe_id}:{ticket}", now=now)
         row.email, row.applied_ticket, row.synced_at = read.email, ticket, now
         row.save(update_fields=["email", "applied_ticket", "synced_at"])
     return True
+
+
+def _with_tier(read: SubscriptionRead, known: Subscription | None) -> SubscriptionRead:
+    """One whose price nobody here knows keeps the tier that it brought last: who pays is not to lose it by a mistake."""
+    if not read.price_unknown:
+        return read
+    tier = known.tier if known else read.tier
+    if read.ended_at is None:
+        logger.warning("stripe subscription=%s has a price of no known tier: it brings %s", read.stripe_id, tier)
+    return replace(read, tier=tier, pending_tier="" if read.pending_tier == tier else read.pending_tier)
 
 
 def _write(user: User, known: Subscription | None, read: SubscriptionRead, *, now: datetime) -> None:
@@ -84,21 +99,23 @@ def _tell_of(user: User, known: Subscription | None, read: SubscriptionRead, *, 
         note_mail(user=user, kind=MailKind.CANCELED, key=key, context=context, now=now)
 
 
-def _move_tier(user: User, *, was: str, read: CustomerRead, key: str, now: datetime) -> None:
+def _move_tier(
+    user: User, *, was: str, subscriptions: Sequence[SubscriptionRead], key: str, now: datetime
+) -> None:
     """The tier follows what the subscriptions bring. One that is higher than they brought before (`was`) is an operator's,
     and stays; one that is lower than they bring now never does.
 
     `key` is of this read, which is written once.
     """
-    will = best_tier(read.subscriptions)
+    will = best_tier(subscriptions)
     if rank(will) <= rank(user.tier) and (will == was or user.tier != was):
         return
     before = user.tier
     set_tier(user=user, tier=will, now=now)
     if rank(will) < rank(before):
-        ended = all(subscription.status in ENDED for subscription in read.subscriptions)
+        ended = all(subscription.status in ENDED for subscription in subscriptions)
         kind = MailKind.BACK_TO_FREE if ended else MailKind.DOWNGRADED
-        failed = max((subscription.failed_payments for subscription in read.subscriptions), default=0)
+        failed = max((subscription.failed_payments for subscription in subscriptions), default=0)
         context = {"tier": will, "from_tier": before, "failed_payments": failed, "stopped_flows": []}
         note_mail_of_downgrade(user=user, kind=kind, key=f"{kind}:{key}", context=context, now=now)
 

@@ -83,6 +83,16 @@ def test_each_kind_is_sent_once_as_text_and_html_and_leaves_no_gap(
             "We will try once more on 8 December 2026. If that fails too, your account goes back to the free tier",
         ),
         (MailKind.CANCELED, "Your subscription ends on 31 December 2026", "Until then all stays as it is"),
+        (
+            MailKind.CANCELED,
+            "Your subscription ends on 31 December 2026",
+            "your history is kept for 30 days more, then runs that are older than 7 days go.",
+        ),
+        (
+            MailKind.PAYMENT_FAILED_WARNING,
+            "Second try: your payment of 29.00 USD did not go through",
+            "your history is kept for 30 days more, then runs that are older than 7 days go.",
+        ),
     ],
 )
 def test_it_says_what_has_happened_and_what_will(alice: User, kind: MailKind, subject: str, says: str) -> None:
@@ -101,6 +111,14 @@ def test_a_downgrade_names_the_flows_that_were_stopped_and_the_way_back(alice: U
     assert "\n- Weekly report\n- <b>Orders & co</b>\n" in text
     assert "As soon as the open invoice is paid, the tier comes back at once." in text
     assert "- Weekly report<br>- &lt;b&gt;Orders &amp; co&lt;/b&gt;" in html
+
+
+@pytest.mark.parametrize("kind", [MailKind.DOWNGRADED, MailKind.BACK_TO_FREE], ids=str)
+def test_a_fall_says_until_when_history_is_kept(alice: User, kind: MailKind) -> None:
+    User.objects.filter(pk=alice.pk).update(tier=Tier.FREE)
+    alice.refresh_from_db()
+    said = "Your history is kept as before for 30 days more. Then runs that are older than 7 days are deleted"
+    assert said in sent(alice, kind)[1]
 
 
 @pytest.mark.parametrize("kind", [MailKind.DOWNGRADED, MailKind.BACK_TO_FREE], ids=str)

@@ -333,6 +333,90 @@ def test_a_price_that_gave_its_lookup_key_to_a_new_one_still_brings_the_tier() -
     assert tier_of_price({"lookup_key": None, "metadata": {"blox_tier": "free"}}) is None
 
 
+def pro_price(**more: Any) -> str:
+    """Another monthly one, as an operator would make it in the dashboard."""
+    price: Any = {"product": "blox_pro", "currency": "usd", "unit_amount": 3_900, "recurring": {"interval": "month"}}
+    return client().v1.prices.create({**price, **more}).id
+
+
+def move_to(price: str, subscription: str) -> None:
+    items = client().v1.subscription_items.list({"subscription": subscription}).data
+    monthly = next(item for item in items if item.price.recurring and item.price.recurring.usage_type == "licensed")
+    client().v1.subscriptions.update(subscription, {"items": [{"id": monthly.id, "price": price}]})
+
+
+def test_who_is_on_a_price_that_gave_its_lookup_key_to_a_new_one_keeps_the_tier(shop: Shop, carol: User) -> None:
+    subscription = shop.subscribe(carol)
+    pro_price(lookup_key="blox_pro_monthly", transfer_lookup_key=True)
+    services.sync_customer(user=carol, now=shop.now)
+    subscription.refresh_from_db()
+    assert (subscription.price_lookup_key, subscription.price_unknown, subscription.tier) == ("", False, "pro")
+    assert tier_of(carol) == "pro"
+
+
+def test_a_price_of_no_known_tier_brings_the_tier_that_the_subscription_brought_last(
+    shop: Shop, carol: User, admin_client: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    subscription = shop.subscribe(carol)
+    price = pro_price()
+    move_to(price, subscription.stripe_id)
+    shop.stripe.flush()
+    assert (tier_of(carol), Subscription.objects.get().price_unknown) == ("pro", True)
+    assert f"{subscription.stripe_id} has a price of no known tier" in caplog.text
+    page = reverse("admin:billing_customer_change", args=[carol.pk])
+    assert "Its price is not known to bring a tier" in admin_client.get(page).content.decode()
+
+    shop.stripe.advance(days=50)
+    assert tier_of(carol) == "pro"
+    assert SubscriptionPeriod.objects.latest("starts_at").tier == "pro"
+
+    client().v1.prices.update(price, {"metadata": {"blox_tier": "enterprise"}})
+    services.sync_customer(user=carol, now=shop.now)
+    assert (tier_of(carol), Subscription.objects.get().price_unknown) == ("enterprise", False)
+    assert "Its price is not known" not in admin_client.get(page).content.decode()
+
+
+def test_a_first_price_of_no_known_tier_brings_nothing_and_is_shown(
+    shop: Shop, carol: User, admin_client: Client
+) -> None:
+    shop.checkout(api_as(carol))
+    by_hand: Any = {"customer": shop.customer(carol), "items": [{"price": pro_price()}], "trial_period_days": 5}
+    client().v1.subscriptions.create(by_hand)
+    shop.stripe.flush()
+    assert (tier_of(carol), Subscription.objects.get().price_unknown) == ("free", True)
+    page = admin_client.get(reverse("admin:billing_customer_change", args=[carol.pk])).content.decode()
+    assert "Its price is not known to bring a tier" in page
+
+
+def test_a_price_of_no_known_tier_that_is_to_follow_changes_nothing(shop: Shop, carol: User) -> None:
+    subscription = shop.subscribe(carol).stripe_id
+    schedule = client().v1.subscription_schedules.create({"from_subscription": subscription})
+    paid = schedule.phases[0].to_dict()
+    items = [{key: item[key] for key in ("price", "quantity") if key in item} for item in paid["items"]]
+    phases: Any = [
+        {**{name: paid[name] for name in ("start_date", "end_date")}, "items": items},
+        {"items": [{"price": pro_price()}], "duration": {"interval": "month", "interval_count": 1}},
+    ]
+    client().v1.subscription_schedules.update(schedule.id, {"phases": phases})
+    services.sync_customer(user=carol, now=shop.now)
+    assert Subscription.objects.get().pending_tier == ""
+
+
+def test_several_subscriptions_that_are_paid_for_are_shown_to_operators(
+    shop: Shop, carol: User, admin_client: Client
+) -> None:
+    shop.subscribe(carol)
+    page = reverse("admin:billing_customer_change", args=[carol.pk])
+    assert "at the same time" not in admin_client.get(page).content.decode()
+    twice: Any = {"customer": shop.customer(carol), "items": [{"price": sell_enterprise()}], "trial_period_days": 5}
+    client().v1.subscriptions.create(twice)
+    shop.stripe.flush()
+    shown = admin_client.get(page).content.decode()
+    assert "2 subscriptions are paid for at the same time." in shown
+    assert all(subscription["id"] in shown for subscription in shop.stripe.objects("subscription"))
+    assert tier_of(carol) == "enterprise"
+
+
 # Running flows. --------------------------------------------------------------------------------------------------
 def running(user: User, *names: str) -> list[Flow]:
     """Flows that ran last in this order."""
