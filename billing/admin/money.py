@@ -48,7 +48,7 @@ NOW = Question(
     consequences=(
         "Stripe ends the subscription at once. This cannot be taken back: the customer would have to subscribe again.",
         "Nothing is paid back for the rest of the period: a refund is made in Stripe's dashboard.",
-        "Runs over the limit that are on no invoice yet are not charged.",
+        "Runs over the limit until now are on a last invoice, which is charged at once.",
         "The customer is on Free, unless an operator has set a higher tier than it brings: flows over its limit are "
         "stopped within a minute, none is deleted.",
         "The customer gets a mail.",

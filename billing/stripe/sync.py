@@ -6,9 +6,10 @@ and no older read undoes it. Nothing is locked while Stripe is asked.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import datetime
+from typing import TypeAlias
 
 from django.db import transaction
 from django.db.models import F
@@ -21,16 +22,20 @@ from billing.models.stripe import ENDED
 from billing.notices import note_mail, note_mail_of_downgrade
 from billing.overage import entitled_runs
 from billing.periods import keep_period
+from billing.stripe.missed import missed_periods
 from billing.stripe.reading import CustomerRead, SubscriptionRead, read_customer
 
 logger = logging.getLogger(__name__)
+
+Missed: TypeAlias = Mapping[str, Sequence[tuple[datetime, datetime]]]  # by Stripe's id of the subscription
 
 
 def sync(customer: StripeCustomer, *, now: datetime) -> CustomerRead:
     """Read the customer at Stripe and bring rows, tier and periods to it; what was read. Raises the SDK's errors."""
     ticket = _take_ticket(customer)
     read = read_customer(customer.stripe_id)
-    apply(customer, ticket=ticket, read=read, now=now)
+    missed = {each.stripe_id: missed_periods(customer.user_id, each) for each in read.subscriptions}
+    apply(customer, ticket=ticket, read=read, missed=missed, now=now)
     return read
 
 
@@ -41,9 +46,9 @@ def _take_ticket(customer: StripeCustomer) -> int:
         return StripeCustomer.objects.values_list("ticket", flat=True).get(pk=customer.pk)
 
 
-def apply(customer: StripeCustomer, *, ticket: int, read: CustomerRead, now: datetime) -> bool:
-    """Write what was read under `ticket`; False, and no change, when a later read has been written or the account is
-    closed. The locks of user and customer, in this order, make one of several at a time write."""
+def apply(customer: StripeCustomer, *, ticket: int, read: CustomerRead, missed: Missed, now: datetime) -> bool:
+    """Write what was read under `ticket`, with the periods that were missed; False, and no change, when a later read has been
+    written or the account is closed. The locks of user and customer, in this order, make one of several at a time write."""
     with transaction.atomic():
         user = User.objects.select_for_update(of=("self",), no_key=True).get(pk=customer.user_id)
         row = StripeCustomer.objects.select_for_update(of=("self",)).get(pk=customer.pk)
@@ -53,7 +58,9 @@ def apply(customer: StripeCustomer, *, ticket: int, read: CustomerRead, now: dat
         was = best_tier(known.values())
         said = [_with_tier(subscription, known.get(subscription.stripe_id)) for subscription in read.subscriptions]
         for subscription in sorted(said, key=lambda each: each.created_at):
-            _write(user, known.get(subscription.stripe_id), subscription, now=now)
+            before = known.get(subscription.stripe_id)
+            _keep_missed(user, before, subscription, missed.get(subscription.stripe_id, []), now=now)
+            _write(user, before, subscription, now=now)
         _move_tier(user, was=was, subscriptions=said, key=f"{row.stripe_id}:{ticket}", now=now)
         row.email, row.applied_ticket, row.synced_at = read.email, ticket, now
         row.save(update_fields=["email", "applied_ticket", "synced_at"])
@@ -68,6 +75,28 @@ def _with_tier(read: SubscriptionRead, known: Subscription | None) -> Subscripti
     if read.ended_at is None:
         logger.warning("stripe subscription=%s has a price of no known tier: it brings %s", read.stripe_id, tier)
     return replace(read, tier=tier, pending_tier="" if read.pending_tier == tier else read.pending_tier)
+
+
+def _keep_missed(
+    user: User,
+    known: Subscription | None,
+    read: SubscriptionRead,
+    periods: Sequence[tuple[datetime, datetime]],
+    *,
+    now: datetime,
+) -> None:
+    """Of the higher tier of those before and after: which it was is not known, and nothing is charged that may be free."""
+    tier = max((read.tier, known.tier if known else read.tier), key=rank)
+    for starts_at, ends_at in periods:
+        keep_period(
+            user=user,
+            starts_at=starts_at,
+            ends_at=ends_at,
+            tier=tier,
+            trial=read.trial_ends_at is not None and starts_at < read.trial_ends_at,
+            included_runs=entitled_runs(user, tier, now=now),
+            now=now,
+        )
 
 
 def _write(user: User, known: Subscription | None, read: SubscriptionRead, *, now: datetime) -> None:
@@ -99,9 +128,7 @@ def _tell_of(user: User, known: Subscription | None, read: SubscriptionRead, *, 
         note_mail(user=user, kind=MailKind.CANCELED, key=key, context=context, now=now)
 
 
-def _move_tier(
-    user: User, *, was: str, subscriptions: Sequence[SubscriptionRead], key: str, now: datetime
-) -> None:
+def _move_tier(user: User, *, was: str, subscriptions: Sequence[SubscriptionRead], key: str, now: datetime) -> None:
     """The tier follows what the subscriptions bring. One that is higher than they brought before (`was`) is an operator's,
     and stays; one that is lower than they bring now never does.
 

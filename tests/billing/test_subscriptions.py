@@ -335,8 +335,9 @@ def test_a_price_that_gave_its_lookup_key_to_a_new_one_still_brings_the_tier() -
 
 def pro_price(**more: Any) -> str:
     """Another monthly one, as an operator would make it in the dashboard."""
-    price: Any = {"product": "blox_pro", "currency": "usd", "unit_amount": 3_900, "recurring": {"interval": "month"}}
-    return client().v1.prices.create({**price, **more}).id
+    price = {"product": "blox_pro", "currency": "usd", "unit_amount": 3_900, "recurring": {"interval": "month"}}
+    params: Any = {**price, **more}
+    return client().v1.prices.create(params).id
 
 
 def move_to(price: str, subscription: str) -> None:
