@@ -23,7 +23,7 @@ class Migration(migrations.Migration):
                     ("high_frequency", "High Frequency"),
                 ],
                 db_default="",
-                help_text="The tier that it has fallen from.",
+                help_text="Empty: the limit was the user's own.",
                 max_length=20,
             ),
         ),

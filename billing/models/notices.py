@@ -49,12 +49,13 @@ class BillingMail(Mail):
 
 
 class FlowCapReview(models.Model):
-    """A user's tier has fallen: whoever knows flows is to stop those that are over its cap, and to complete `mail`."""
+    """A user's tier has fallen, or a limit of the user's own: whoever knows flows is to stop those that are over the cap, and to
+    complete `mail`."""
 
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
     user = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="flow_cap_reviews")
     from_tier = models.CharField(
-        max_length=20, choices=Tier.choices, blank=True, db_default="", help_text="The tier that it has fallen from."
+        max_length=20, choices=Tier.choices, blank=True, db_default="", help_text="Empty: the limit was the user's own."
     )
     mail = models.OneToOneField(BillingMail, on_delete=models.SET_NULL, null=True, blank=True, related_name="review")
     due_at = models.DateTimeField(null=True, blank=True, help_text="Of the next attempt; empty when done.")

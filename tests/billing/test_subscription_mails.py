@@ -135,6 +135,15 @@ def test_an_operators_downgrade_is_told_without_words_of_payments(alice: User) -
     assert "Your account has gone to the Free tier." in body and "payment" not in body and "invoice" not in body
 
 
+def test_a_fall_of_the_users_own_limit_is_told_without_words_of_tiers(alice: User) -> None:
+    context = {"tier": "free", "stopped_flows": ["Orders"], "own_limit": True}
+    BillingMail.objects.create(user=alice, kind=MailKind.DOWNGRADED, dedupe_key="1", context=context)
+    subscription_mails.send_due_mails()
+    body = str(mail.outbox[0].body)
+    assert mail.outbox[0].subject == "Fewer of your flows can run now"
+    assert "\n- Orders\n" in body and "has gone" not in body and "history" not in body
+
+
 def test_a_mail_that_waits_for_its_review_is_not_sent(alice: User) -> None:
     note = noted(alice, MailKind.DOWNGRADED)
     BillingMail.objects.filter(pk=note.pk).update(due_at=None)

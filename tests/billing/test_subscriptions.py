@@ -12,6 +12,7 @@ from django.utils import timezone
 
 from accounts.models import Tier, User
 from accounts.services import set_tier
+from billing import overrides
 from billing.models import (
     BillingMail,
     DeletedRuns,
@@ -27,7 +28,7 @@ from billing.stripe import services
 from billing.stripe.client import client
 from billing.stripe.prices import tier_of_price
 from bloxserver.core.errors import Conflict
-from executions import history, tasks
+from executions import flow_caps, history, tasks
 from executions.usage.counting import runs_of
 from flows.models import Flow, FlowStatus
 from tests.billing.limits import give
@@ -516,6 +517,51 @@ def test_a_downgrade_by_an_operator_is_reviewed_too(by: str, carol: User, admin_
 def test_a_rise_stops_nothing(carol: User) -> None:
     set_tier(user=carol, tier=Tier.PRO)
     assert not FlowCapReview.objects.exists()
+
+
+def review_later() -> None:
+    """The clock now, and once more when every process knows of a change of limits."""
+    tasks.review_flow_caps()
+    flow_caps.review_flow_caps(now=timezone.now() + timedelta(seconds=15))
+
+
+@pytest.mark.parametrize("how", ["lowered", "removed", "expired"])
+def test_flows_over_a_limit_of_the_users_own_that_is_no_more_are_stopped(
+    how: str, carol: User, admin_client: Client, django_capture_on_commit_callbacks: Any
+) -> None:
+    with django_capture_on_commit_callbacks(execute=True):
+        override = give(carol, "flows", 3, expires_at=timezone.now() + timedelta(days=1))
+    running(carol, "one", "two", "three")
+    tasks.review_flow_caps()
+    assert set(statuses(carol).values()) == {"running"}
+
+    with django_capture_on_commit_callbacks(execute=True):
+        if how == "expired":
+            type(override).objects.update(expires_at=timezone.now())
+            overrides.forget()
+        else:
+            row = {"id": override.pk, "limit": "flows", "value": 1, "reason": "over", "user": carol.pk}
+            row |= {"DELETE": "on"} if how == "removed" else {}
+            forms = {"limit_overrides-TOTAL_FORMS": 1, "limit_overrides-INITIAL_FORMS": 1}
+            body = {f"limit_overrides-0-{name}": value for name, value in row.items()}
+            where = reverse("admin:billing_customer_change", args=[carol.pk])
+            assert admin_client.post(where, {**body, **forms}).status_code == 302
+    review_later()
+
+    assert statuses(carol) == {"one": "stopped", "two": "stopped", "three": "running"}
+    assert mail(carol, "downgraded") == {"tier": "free", "stopped_flows": ["one", "two"], "own_limit": True}
+    assert FlowCapReview.objects.count() == 1
+
+
+def test_a_limit_of_the_users_own_that_stops_no_flow_is_not_mailed(
+    carol: User, django_capture_on_commit_callbacks: Any
+) -> None:
+    with django_capture_on_commit_callbacks(execute=True):
+        give(carol, "flows", 3, expires_at=timezone.now())
+    running(carol, "one")
+    review_later()
+    assert (statuses(carol), mails(carol)) == ({"one": "running"}, [])
+    assert FlowCapReview.objects.get().done_at is not None
 
 
 def test_flows_over_the_cap_cannot_be_started_again(carol: User) -> None:
