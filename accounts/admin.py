@@ -72,13 +72,14 @@ class UserAdmin(ButtonsAdmin, DjangoUserAdmin):
         }
 
     def save_model(self, request: HttpRequest, obj: User, form: Any, change: bool) -> None:
-        """A tier is changed by its service, which tells those who have to see to it."""
-        tier = obj.tier
-        if change and "tier" in form.changed_data:
-            obj.tier = form.initial["tier"]
-        super().save_model(request, obj, form, change)
-        if change and "tier" in form.changed_data:
-            set_tier(user=obj, tier=tier)
+        """Only what was changed is written. A tier is changed by its service, which tells those who have to see to it."""
+        if not change:
+            super().save_model(request, obj, form, change)
+            return
+        changed = {*form.changed_data} & {*UserForm.REMEMBERED}
+        obj.save(update_fields=changed - {"tier"})
+        if "tier" in changed:
+            set_tier(user=obj, tier=obj.tier)
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         """A user is deactivated, not deleted: their flows, triggers and history hang on the row."""

@@ -2,8 +2,10 @@
 
 from decimal import Decimal
 
-# https://docs.stripe.com/currencies: what is counted in whole units, and in thousandths. (ISK comes in hundredths.)
-ZERO_DECIMAL = frozenset("bif clp djf gnf jpy kmf krw mga pyg rwf ugx vnd vuv xaf xof xpf".split())
+# https://docs.stripe.com/currencies: what is counted in whole units, and in thousandths. ISK and UGX have no hundredths any
+# more and are given in them all the same, as "special cases" there says (of UGX against its list of those without); so
+# are HUF and TWD, which are paid out in whole units alone.
+ZERO_DECIMAL = frozenset("bif clp djf gnf jpy kmf krw mga pyg rwf vnd vuv xaf xof xpf".split())
 THREE_DECIMAL = frozenset("bhd jod kwd omr tnd".split())
 
 

@@ -4,12 +4,16 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from django.db import transaction
+from django.db.models import Exists, OuterRef
 
 from accounts.models import User
-from billing.models import BillingMail, FlowCapReview, MailKind
+from billing.models import BillingMail, FlowCapReview, LimitOverride, MailKind
+from billing.overrides import KEPT_SECONDS
 
 REVIEW_WAIT = timedelta(minutes=1)  # longer than a review takes; twice as long after each attempt, up to
 NAMELESS_AFTER = 3  # attempts
+EXPIRED = 100  # at a time
+KNOWN_AFTER = timedelta(seconds=2 * KEPT_SECONDS)
 LONGEST_WAIT = timedelta(hours=6)
 
 
@@ -20,9 +24,23 @@ def note_mail(*, user: User, kind: MailKind, key: str, context: dict[str, Any], 
     BillingMail.objects.bulk_create([mail], ignore_conflicts=True)
 
 
-def note_downgrade(*, user: User, now: datetime) -> None:
-    """Flows may be over the cap of the tier that `user` has now: a review, in the caller's transaction."""
-    FlowCapReview.objects.create(user=user, due_at=now, created_at=now)
+def note_downgrade(*, user: User, before: str, now: datetime) -> None:
+    """Flows may be over the cap of the tier that `user` has come to from `before`: a review, in the caller's transaction."""
+    FlowCapReview.objects.create(user=user, from_tier=before, due_at=now, created_at=now)
+
+
+def note_own_limit(*, user: User, now: datetime) -> None:
+    """The cap of the user's flows has changed by an operator's hand, perhaps to less: a review, in the caller's transaction.
+    Due when every process knows of the change."""
+    FlowCapReview.objects.create(user=user, due_at=now + KNOWN_AFTER, created_at=now)
+
+
+def note_expired_limits(*, now: datetime) -> None:
+    """The same for what an operator had set until now, once each: whoever asks at the same time sees to the same flows."""
+    seen_to = FlowCapReview.objects.filter(user=OuterRef("user"), created_at__gte=OuterRef("expires_at"))
+    expired = LimitOverride.objects.filter(~Exists(seen_to), limit="flows", expires_at__lte=now)
+    for override in expired.select_related("user")[:EXPIRED]:
+        note_own_limit(user=override.user, now=now)
 
 
 def note_mail_of_downgrade(*, user: User, kind: MailKind, key: str, context: dict[str, Any], now: datetime) -> None:
@@ -65,8 +83,12 @@ def complete_review(review: FlowCapReview, *, now: datetime) -> None:
         if not open_ones.update(done_at=now, due_at=None, error=""):
             return
         names = [flow["name"] for flow in review.stopped]
+        if not review.from_tier and not names:  # of a limit of the user's own, which holds no flow back
+            return
         if review.mail is None:
-            context = {"tier": review.user.tier, "stopped_flows": names}
+            context: dict[str, Any] = {"tier": review.user.tier, "stopped_flows": names}
+            if not review.from_tier:
+                context["own_limit"] = True
             key = f"downgraded:review:{review.pk}"
             note_mail(user=review.user, kind=MailKind.DOWNGRADED, key=key, context=context, now=now)
             return

@@ -17,6 +17,7 @@ from billing.services import limits_of, limits_on
 from billing.tiers import TIERS
 
 EVERY = timedelta(hours=1)
+BEFORE_END = timedelta(minutes=10)  # the clock looks every five, and the rows are sent within moments
 RETRY_AFTER = timedelta(minutes=10)  # a count that broke off
 
 
@@ -75,6 +76,9 @@ def note_runs(period: SubscriptionPeriod, *, runs: int, now: datetime) -> Overag
 
 
 def _next_count(period: SubscriptionPeriod, now: datetime) -> datetime | None:
-    """None once it has been counted after its end."""
-    last = period.ends_at + SETTLED_AFTER
-    return None if now >= last else min(now + EVERY, last)
+    """None once it has been counted after its end. Also shortly before: where the subscription ends too, the last invoice
+    may be made at that moment."""
+    before, last = period.ends_at - BEFORE_END, period.ends_at + SETTLED_AFTER
+    if now >= last:
+        return None
+    return min(now + EVERY, last if now >= before else before)

@@ -82,6 +82,9 @@ class SubscriptionQuerySet(models.QuerySet["Subscription"]):
         """Those that have not ended: they may be paid, or be paid again."""
         return self.exclude(status__in=["canceled", "incomplete_expired"])
 
+    def ended(self) -> Self:
+        return self.filter(status__in=["canceled", "incomplete_expired"])
+
 
 class SubscriptionPeriodQuerySet(models.QuerySet["SubscriptionPeriod"]):
     def due(self, now: datetime) -> Self:

@@ -11,11 +11,13 @@ from django.conf import settings
 from django.core.mail import EmailMessage
 from django.template import Context
 from django.template.loader import get_template, render_to_string
+from django.utils import timezone
 
 from accounts.mail import address_of
 from accounts.models import Tier, User
+from billing.kept_history import GRACE
 from billing.models import BillingMail, MailKind
-from billing.services import limits_of
+from billing.services import limits_of, limits_on
 from bloxserver.core.mail import compose, send_due
 
 FOLDER = "billing/mails"
@@ -64,6 +66,8 @@ def _values(context: dict[str, Any], user: User) -> dict[str, Any]:
         "name": " ".join((user.name or "").split()),
         "limits": limits,
         "flows": f"{limits.flows:,}",
+        "free_history_days": limits_on(Tier.FREE, user_id=user.pk, now=timezone.now()).history_days,
+        "history_grace_days": GRACE.days,
         "runs": "" if limits.runs_per_month is None else f"{limits.runs_per_month:,}",
         "manage_url": settings.BLOX_BILLING_URL,
     }

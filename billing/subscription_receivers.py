@@ -17,7 +17,7 @@ from billing.tiers import TIERS
 def look_at_flows(user: User, before: str, after: str, now: datetime, **_: Any) -> None:
     """A lower cap may have more flows running than it allows. What an operator has set for the user, the review knows."""
     if TIERS[after].flows < TIERS[before].flows:
-        note_downgrade(user=user, now=now)
+        note_downgrade(user=user, before=before, now=now)
 
 
 @receiver(user_deleted)

@@ -1,4 +1,4 @@
-"""After a downgrade nothing is deleted: the flows that ran longest ago are stopped until the tier's cap holds."""
+"""After a downgrade no flow is deleted: those that ran longest ago are stopped until the cap holds."""
 
 import logging
 import time
@@ -24,6 +24,7 @@ def review_flow_caps(*, now: datetime, seconds: float = SECONDS) -> None:
     """See to the reviews that are due. One that fails is tried again later. What is not done in `seconds` is rung for
     again."""
     stop_at = time.monotonic() + seconds
+    notices.note_expired_limits(now=now)
     while (review := notices.claim_review(now=now)) is not None:
         try:
             _review(review, now)
@@ -45,7 +46,7 @@ def _review(review: FlowCapReview, now: datetime) -> None:
 
 
 def _over_cap(user: User) -> list[Flow]:
-    """Those that run beyond the cap of the user's tier as it is now, the one that ran longest ago first."""
+    """Those that run beyond the user's cap as it is now, the one that ran longest ago first."""
     last_run = Execution.objects.filter(flow=OuterRef("pk")).order_by("-started_at").values("started_at")[:1]
     running = Flow.objects.filter(user=user, status__in=[FlowStatus.RUNNING, FlowStatus.STARTING])
     flows = list(

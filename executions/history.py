@@ -16,6 +16,7 @@ from django.db import models, transaction
 from django.db.models import Exists, OuterRef, Subquery
 
 from accounts.models import User
+from billing.kept_history import history_days
 from billing.runs import keep_counting
 from billing.services import limits_of
 from executions import tally
@@ -101,12 +102,14 @@ def _users_to_prune(now: datetime) -> list[tuple[UUID, datetime]]:
     """Users, with the moment before which their history goes; one look into the index for each user's oldest."""
     oldest = Execution.objects.filter(user=OuterRef("pk"), state=State.ENDED).order_by("started_at", "id")
     users = User.objects.annotate(oldest=Subquery(oldest.values("started_at")[:1]))
-    due = []
-    for user in users.filter(oldest__lt=now - timedelta(days=1)).order_by("oldest"):
-        before = now - timedelta(days=limits_of(user).history_days)
-        if user.oldest < before:
-            due.append((user.pk, before))
-    return due
+    beyond = [
+        user
+        for user in users.filter(oldest__lt=now - timedelta(days=1)).order_by("oldest")
+        if user.oldest < now - timedelta(days=limits_of(user).history_days)
+    ]
+    days = history_days(beyond, now=now) if beyond else {}
+    due = [(user, now - timedelta(days=days[user.pk])) for user in beyond]
+    return [(user.pk, before) for user, before in due if user.oldest < before]
 
 
 def _outlived(user_id: UUID, before: datetime) -> ExecutionQuerySet:

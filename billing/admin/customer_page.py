@@ -28,13 +28,16 @@ class ShownSubscription:
 
 
 def stripe_page(user: User) -> dict[str, Any]:
-    """The template's context of the subscription's panel: the newest subscriptions first."""
+    """The template's context of the subscription's panel: all that live, then those that have ended, the newest first."""
+    live = list(Subscription.objects.for_user(user).live())
+    most = max(SUBSCRIPTIONS, len(live))
     customer = StripeCustomer.objects.filter(user=user).first()
     return {
         "stripe_customer": customer,
         "customer_url": customer and customer_page(customer.stripe_id),
         "invoices_url": customer and invoices_page(customer.stripe_id),
-        "subscriptions": [_shown(row) for row in Subscription.objects.for_user(user)[:SUBSCRIPTIONS]],
+        "subscriptions": [_shown(row) for row in [*live, *Subscription.objects.for_user(user).ended()][:most]],
+        "live_subscriptions": len(live),
         "why_no_actions": why_no_actions(customer),
     }
 

@@ -21,6 +21,7 @@ from billing.forms import LimitOverrideForm
 from billing.limit_table import limit_table
 from billing.models import Customer, LimitOverride, RunBudget
 from billing.months import month_of
+from billing.notices import note_own_limit
 from bloxserver.core.admin import HistoryAdmin, change_link, two_lines
 
 
@@ -109,6 +110,13 @@ class CustomerAdmin(MoneyActions):
             override.save()
         for override in formset.deleted_objects:
             override.delete()
+        changed = [
+            *formset.new_objects,
+            *(override for override, _ in formset.changed_objects),
+            *formset.deleted_objects,
+        ]
+        if any(override.limit == "flows" for override in changed):
+            note_own_limit(user=form.instance, now=timezone.now())
 
     @admin.action(description="Change the tier", permissions=["change"])
     def change_tier(self, request: HttpRequest, customers: QuerySet[Customer]) -> HttpResponse | None:

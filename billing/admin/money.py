@@ -35,8 +35,8 @@ AT_PERIOD_END = Question(
     consequences=(
         "Stripe ends the subscription at the end of what is paid for, or of the trial: the moment that is shown above.",
         "Until then the tier stays, and so does what is charged for runs over the limit.",
-        "Then the customer is on Free, unless an operator has set another tier: flows over its limit are stopped, nothing "
-        "is deleted.",
+        "Then the customer is on Free, unless an operator has set a higher tier than it brings: flows over its limit are "
+        "stopped, none is deleted.",
         "The customer gets a mail now, and another at the end.",
         "A change to a lower tier that was to come before is dropped.",
         "Until the end the customer can take it back, and so can you in Stripe's dashboard.",
@@ -49,9 +49,9 @@ NOW = Question(
     consequences=(
         "Stripe ends the subscription at once. This cannot be taken back: the customer would have to subscribe again.",
         "Nothing is paid back for the rest of the period: a refund is made in Stripe's dashboard.",
-        "Runs over the limit that are on no invoice yet are not charged.",
-        "The customer is on Free, unless an operator has set another tier: flows over its limit are stopped within a "
-        "minute, nothing is deleted.",
+        "Runs over the limit until now are on a last invoice, which is charged at once.",
+        "The customer is on Free, unless an operator has set a higher tier than it brings: flows over its limit are "
+        "stopped within a minute, none is deleted.",
         "The customer gets a mail.",
     ),
     done="Ended the subscription at once",

@@ -55,7 +55,7 @@ class StripeCustomerAdmin(OfUserAdmin):
 @admin.register(Subscription)
 class SubscriptionAdmin(OfUserAdmin):
     list_display = ("stripe_id", "user", "tier", "pill", "period_end", "cancel_at", "failed_payments", "synced_at")
-    list_filter = ("status", "tier", "period_end")
+    list_filter = ("status", "tier", "price_unknown", "period_end")
     search_fields = ("user__email", "=user__id", "=stripe_id")
     search_help_text = "The user's e-mail or id, or Stripe's id of the subscription"
 
@@ -178,5 +178,5 @@ class OverageReportAdmin(OfUserAdmin):
 class FlowCapReviewAdmin(OfUserAdmin):
     """After a downgrade: which flows were stopped."""
 
-    list_display = ("user", "created_at", "done_at", "attempts", "due_at", "error")
-    list_filter = ("created_at", "done_at")
+    list_display = ("user", "from_tier", "created_at", "done_at", "attempts", "due_at", "error")
+    list_filter = ("from_tier", "created_at", "done_at")

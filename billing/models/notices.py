@@ -7,6 +7,7 @@ from django.db import models
 from django.db.models import Q
 from django.utils import timezone
 
+from accounts.models import Tier
 from billing.querysets import BillingMailQuerySet, FlowCapReviewQuerySet
 from bloxserver.core.ids import new_id
 from bloxserver.core.outbox import Mail
@@ -48,10 +49,14 @@ class BillingMail(Mail):
 
 
 class FlowCapReview(models.Model):
-    """A user's tier has fallen: whoever knows flows is to stop those that are over its cap, and to complete `mail`."""
+    """A user's tier has fallen, or a limit of the user's own: whoever knows flows is to stop those that are over the cap, and to
+    complete `mail`."""
 
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
     user = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="flow_cap_reviews")
+    from_tier = models.CharField(
+        max_length=20, choices=Tier.choices, blank=True, db_default="", help_text="Empty: the limit was the user's own."
+    )
     mail = models.OneToOneField(BillingMail, on_delete=models.SET_NULL, null=True, blank=True, related_name="review")
     due_at = models.DateTimeField(null=True, blank=True, help_text="Of the next attempt; empty when done.")
     attempts = models.PositiveSmallIntegerField(default=0)
@@ -65,6 +70,9 @@ class FlowCapReview(models.Model):
     class Meta:
         constraints = [
             models.CheckConstraint(condition=Q(done_at=None) | Q(due_at=None), name="flowcapreview_done_is_not_due"),
+            models.CheckConstraint(
+                condition=Q(from_tier="") | Q(from_tier__in=Tier.values), name="flowcapreview_from_tier_known"
+            ),
         ]
         indexes = [models.Index(fields=["due_at"], name="flowcapreview_due", condition=Q(due_at__isnull=False))]
         ordering = ["-created_at", "-id"]

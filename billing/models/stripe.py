@@ -82,6 +82,11 @@ class Subscription(models.Model):
     status = models.CharField(max_length=20, choices=SubscriptionStatus.choices)
     tier = models.CharField(max_length=20, choices=Tier.choices, help_text="What its price brings.")
     price_lookup_key = models.CharField(max_length=200, blank=True)
+    price_unknown = models.BooleanField(
+        default=False,
+        db_default=False,
+        help_text="Its price is not known to bring a tier: it keeps the one that it brought last.",
+    )
     period_start = models.DateTimeField(null=True, blank=True)
     period_end = models.DateTimeField(null=True, blank=True)
     trial_ends_at = models.DateTimeField(null=True, blank=True)

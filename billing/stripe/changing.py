@@ -13,7 +13,7 @@ from django.db.models import Q
 
 from accounts.models import Tier, User
 from billing.entitlements import best_tier, rank
-from billing.errors import ChangeUnderWay, NoSubscription, PaymentDue, PaymentFailed, TierSetByOperator
+from billing.errors import ChangeUnderWay, NoSubscription, PaymentDue, PaymentFailed, TierNotSold, TierSetByOperator
 from billing.models import StripeCustomer, Subscription
 from billing.models.stripe import ENDED, SubscriptionStatus
 from billing.stripe import metering
@@ -108,7 +108,7 @@ def _no_subscription() -> NoSubscription:
 
 
 def _rank(subscription: StripeObject) -> int:
-    return rank(tier_item(subscription)[1])
+    return rank(tier_item(subscription)[1] or Tier.FREE)
 
 
 def _bring(subscription: StripeObject, *, to: str, user: User, now: datetime) -> None:
@@ -118,6 +118,8 @@ def _bring(subscription: StripeObject, *, to: str, user: User, now: datetime) ->
             details={"status": subscription["status"]},
         )
     present = tier_item(subscription)[1]
+    if present is None:
+        raise TierNotSold("The price of your subscription is one of your own: ask the operator for another tier.")
     if to == present:
         _take_back(subscription)
     elif rank(to) < rank(present):
@@ -164,10 +166,10 @@ def _raised(subscription: StripeObject, prices: Sequence[StripeObject]) -> list[
     """The tier's item at the new price, and the price of the overage if it lacks. Any other item stays: the meter's has runs to
     bill that were over the limit before."""
     monthly, *metered = prices
-    item, present = tier_item(subscription)
+    item, _ = tier_item(subscription)
     there = {each["price"]["id"] for each in subscription["items"]["data"]}
-    swapped = {"id": item["id"], "price": monthly["id"]} if present != Tier.FREE else {"price": monthly["id"]}
-    return [swapped, *({"price": price["id"]} for price in metered if price["id"] not in there)]
+    missing = ({"price": price["id"]} for price in metered if price["id"] not in there)
+    return [{"id": item["id"], "price": monthly["id"]}, *missing]
 
 
 def _is_unpaid(error: Any) -> bool:

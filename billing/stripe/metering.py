@@ -24,8 +24,8 @@ logger = logging.getLogger(__name__)
 
 WAITS = (60, 300, 1_800, 3_600)  # seconds after each attempt, and the last ever after
 IDENTIFIER_REMEMBERED = timedelta(hours=23)  # Stripe says 24 at least
-INVOICE_FINAL = timedelta(hours=1)  # after its period's end Stripe adds nothing to an invoice
-AFTER_INVOICE = "It was sent after the invoice was final, which lacks these runs: charge them by hand."
+MINUTE = 60  # seconds
+AFTER_INVOICE = "It was sent when no invoice was to come that could have these runs: charge them by hand."
 OLDEST = timedelta(days=35)  # Stripe takes nothing that was used before
 
 
@@ -35,12 +35,13 @@ def send(*, now: datetime, user: User | None = None) -> Outcome:
     if report is None:
         return Outcome.NOTHING_DUE
     try:
+        is_late = _is_late(report, now)
         sent = _tell(report, now)
     except Exception as error:  # whatever it is: the operator reads it on the row, and it is tried again
         _fail(report, error, now)
         return Outcome.AWAY if is_away(error) else Outcome.FAILED
     OverageReport.objects.filter(pk=report.pk).update(
-        sent_at=now, due_at=None, error=AFTER_INVOICE if sent and _is_billed(report, now) else ""
+        sent_at=now, due_at=None, error=AFTER_INVOICE if sent and is_late else ""
     )
     return Outcome.DONE
 
@@ -77,16 +78,31 @@ def _claim(now: datetime, user: User | None) -> OverageReport | None:
     return report
 
 
-def _is_billed(report: OverageReport, now: datetime) -> bool:
-    periods = SubscriptionPeriod.objects.filter(user=report.user_id, starts_at=report.period_start)
-    return periods.filter(ends_at__lt=now - INVOICE_FINAL).exists()
+def _is_late(report: OverageReport, now: datetime) -> bool:
+    """Whether no invoice can have it any more. Stripe adds to a draft until it is final: an hour after the period's end,
+    or as the dashboard says, and at once where the subscription was ended at once. Without an invoice one is to come, as
+    long as there is a subscription."""
+    period = SubscriptionPeriod.objects.filter(user=report.user_id, starts_at=report.period_start).first()
+    if period is None or now < period.ends_at:
+        return False
+    end = int(period.ends_at.timestamp())
+    asked: Any = {"customer": _customer(report).stripe_id, "created": {"gte": end - MINUTE}, "limit": 100}
+    invoices = client().v1.invoices.list(asked).auto_paging_iter()
+    statuses = [invoice.status for invoice in invoices if abs(invoice.period_end - end) <= MINUTE]
+    if statuses:
+        return "draft" not in statuses
+    return not Subscription.objects.live().filter(user=report.user_id).exists()
+
+
+def _customer(report: OverageReport) -> StripeCustomer:
+    return StripeCustomer.objects.get(user=report.user_id)
 
 
 def _tell(report: OverageReport, now: datetime) -> bool:
     """False if it has been sent before. `report` has the moment of the first attempt of those before this one."""
     from stripe import InvalidRequestError
 
-    customer = StripeCustomer.objects.get(user=report.user_id)
+    customer = _customer(report)
     if report.first_sent_at and now - report.first_sent_at > IDENTIFIER_REMEMBERED and _has_arrived(customer, report):
         return False
     try:

@@ -22,6 +22,7 @@ class SubscriptionRead:
     status: str
     tier: str
     price_lookup_key: str
+    price_unknown: bool  # then the tier is not known either
     period_start: datetime | None
     period_end: datetime | None
     trial_ends_at: datetime | None
@@ -66,8 +67,9 @@ def _subscription(data: Mapping[str, Any]) -> SubscriptionRead:
     return SubscriptionRead(
         stripe_id=data["id"],
         status=data["status"],
-        tier=tier,
+        tier=tier or Tier.FREE,
         price_lookup_key=item.get("price", {}).get("lookup_key") or "",
+        price_unknown=tier is None,
         period_start=start,
         period_end=end,
         trial_ends_at=moment(data.get("trial_end")),
@@ -80,18 +82,19 @@ def _subscription(data: Mapping[str, Any]) -> SubscriptionRead:
     )
 
 
-def tier_item(data: Mapping[str, Any]) -> tuple[Mapping[str, Any], str]:
-    """The item that is paid for a tier, and the tier; without one any item, since the subscription brings nothing."""
+def tier_item(data: Mapping[str, Any]) -> tuple[Mapping[str, Any], Tier | None]:
+    """The item that is paid for a tier, and which; None where nobody here knows."""
     items = data["items"]["data"]
     for item in items:
         tier = tier_of_price(item["price"])
         if tier is not None:
             return item, tier
-    return (items[0] if items else {}), Tier.FREE
+    return (items[0] if items else {}), None
 
 
-def _pending_tier(data: Mapping[str, Any], tier: str, cancel_at: datetime | None) -> str:
-    """What the end of the period brings: free where it is cancelled, else what a schedule says, empty for no change."""
+def _pending_tier(data: Mapping[str, Any], tier: str | None, cancel_at: datetime | None) -> str:
+    """What the end of the period brings: free where it is cancelled, else what a schedule says, empty for no change, and
+    for a price that is not known: it will keep the tier."""
     if cancel_at is not None:
         return Tier.FREE
     if not data.get("schedule"):
@@ -101,8 +104,8 @@ def _pending_tier(data: Mapping[str, Any], tier: str, cancel_at: datetime | None
     for phase in schedule["phases"]:
         if phase["start_date"] >= current:
             prices = (client().v1.prices.retrieve(id_of(item["price"]) or "").to_dict() for item in phase["items"])
-            following = next(filter(None, map(tier_of_price, prices)), Tier.FREE)
-            return "" if following == tier else following
+            following = next(filter(None, map(tier_of_price, prices)), None)
+            return "" if following in (None, tier) else following
     return ""
 
 

@@ -1,3 +1,4 @@
+from html.parser import HTMLParser
 from typing import Any
 
 import pytest
@@ -50,6 +51,73 @@ def test_users_are_filtered_by_tier(admin_client: Client, alice: User) -> None:
     User.objects.create_user("free@shop.example")
     page = admin_client.get(USERS, {"tier__exact": "free"}).content.decode()
     assert ("free@shop.example" in page, "alice@shop.example" in page) == (True, False)
+
+
+class Form(HTMLParser):
+    """What a browser would send of a page on which nothing was touched."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.values: dict[str, list[str]] = {}
+        self._select = ""
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, found: list[tuple[str, str | None]]) -> None:
+        attrs = dict(found)
+        if tag == "select":
+            self._select = attrs.get("name") or ""
+        elif tag == "option" and "selected" in attrs:
+            self._add(self._select, attrs.get("value"))
+        elif tag == "input" and attrs.get("type") not in ("submit", "file", "button"):
+            if attrs.get("type") not in ("checkbox", "radio"):
+                self._add(attrs.get("name"), attrs.get("value"))
+            elif "checked" in attrs:
+                self._add(attrs.get("name"), attrs.get("value") or "on")
+
+    def _add(self, name: str | None, value: str | None) -> None:
+        if name:
+            self.values.setdefault(name, []).append(value or "")
+
+
+def opened(client: Client, user: User) -> dict[str, list[str]]:
+    return Form(client.get(f"{USERS}{user.pk}/change/").content.decode()).values
+
+
+def test_a_page_that_was_opened_before_puts_nothing_back(admin_client: Client, alice: User) -> None:
+    form = opened(admin_client, alice)
+    User.objects.filter(pk=alice.pk).update(  # meanwhile, by Stripe and Clerk
+        tier=Tier.ENTERPRISE, email="new@shop.example", name="Alice B.", clerk_subject="user_alice", is_active=False
+    )
+    form |= {"avatar_url": ["https://shop.example/alice.png"], "is_staff": ["on"]}
+    assert admin_client.post(f"{USERS}{alice.pk}/change/", form).status_code == 302
+    stored = User.objects.get(pk=alice.pk)
+    assert (stored.avatar_url, stored.is_staff) == ("https://shop.example/alice.png", True)
+    assert (stored.tier, stored.email, stored.name) == (Tier.ENTERPRISE, "new@shop.example", "Alice B.")
+    assert (stored.clerk_subject, stored.is_active) == ("user_alice", False)
+    assert LogEntry.objects.get().get_change_message() == "Changed Avatar url and Operator."
+
+
+def test_a_page_without_a_change_writes_nothing(admin_client: Client, alice: User) -> None:
+    User.objects.filter(pk=alice.pk).update(name=None, avatar_url=None, clerk_subject=None)
+    assert admin_client.post(f"{USERS}{alice.pk}/change/", opened(admin_client, alice)).status_code == 302
+    stored = User.objects.get(pk=alice.pk)
+    assert (stored.name, stored.avatar_url, stored.clerk_subject) == (None, None, None)
+    assert LogEntry.objects.get().get_change_message() == "No fields changed."
+
+
+def test_what_was_refused_is_still_a_change_when_it_is_sent_again(admin_client: Client, alice: User) -> None:
+    form = opened(admin_client, alice) | {"tier": ["enterprise"], "avatar_url": ["javascript:alert(1)"]}
+    refused = admin_client.post(f"{USERS}{alice.pk}/change/", form)
+    assert refused.status_code == 200
+    again = Form(refused.content.decode()).values | {"avatar_url": [""]}
+    assert admin_client.post(f"{USERS}{alice.pk}/change/", again).status_code == 302
+    assert User.objects.get(pk=alice.pk).tier == Tier.ENTERPRISE
+
+
+def test_the_page_does_not_carry_the_hash_of_the_password(admin_client: Client, alice: User) -> None:
+    alice.set_password("correct horse")
+    alice.save()
+    assert alice.password not in admin_client.get(f"{USERS}{alice.pk}/change/").content.decode()
 
 
 def set_tier(client: Client, users: list[User], tier: str) -> Any:

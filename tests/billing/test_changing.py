@@ -24,7 +24,7 @@ from executions import overage, tasks
 from tests.billing.limits import give
 from tests.billing.shop import CHECKOUT, PORTAL, Shop, opened
 from tests.billing.test_overage import LIMIT, report, told, use
-from tests.billing.test_subscriptions import mail, mails, running, statuses, tier_of
+from tests.billing.test_subscriptions import mail, mails, move_to, pro_price, running, statuses, tier_of
 from tests.conftest import api_as
 
 pytestmark = pytest.mark.django_db
@@ -673,3 +673,15 @@ def test_a_closed_accounts_subscription_ends_also_while_a_lower_tier_is_to_come(
     services.work()
     assert (at_stripe(mall)["status"], schedules(mall)) == ("canceled", ["canceled"])
     assert StripeCustomer.objects.get().close_due_at is None
+
+
+def test_who_has_a_price_of_their_own_ends_it_alone_and_asks_the_operator_for_the_rest(
+    mall: Shop, paying: User
+) -> None:
+    move_to(pro_price(), at_stripe(mall)["id"])
+    mall.stripe.flush()
+    before = at_stripe(mall)["items"]
+    for tier in ("pro", "enterprise"):
+        assert refused(paying, tier) == (409, "tier_not_sold")
+    assert at_stripe(mall)["items"] == before
+    assert change(mall, paying, "free")["pendingTier"] == "free"

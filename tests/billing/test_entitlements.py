@@ -185,6 +185,35 @@ def test_history_and_ledgers_are_kept_for_the_owners_own_days(free: User, bob: U
     assert [row.trigger.flow.user_id for row in Delivery.objects.all()] == [free.pk]
 
 
+@pytest.mark.parametrize(("days", "kept"), [(29, True), (31, False)])
+def test_after_a_fall_history_and_ledgers_are_kept_as_before_for_thirty_days(
+    free: User, bob: User, days: int, kept: bool
+) -> None:
+    now = timezone.now()
+    set_tier(user=free, tier=Tier.ENTERPRISE)
+    set_tier(user=free, tier=Tier.FREE, now=now - timedelta(days=days))
+    User.objects.filter(pk=bob.pk).update(tier=Tier.FREE)  # and has not fallen
+    for user in (free, bob):
+        flow = make_flow(user)
+        make_execution(flow, started_at=now - timedelta(days=45))
+        trigger = Trigger.objects.create(flow=flow, type="manual", name="by hand")
+        received = now - timedelta(days=45)
+        Delivery.objects.create(trigger=trigger, verdict="invalid", method="POST", size=1, received_at=received)
+    history.prune_history(now=now)
+    prune_ledgers(now)
+    assert [execution.user_id for execution in Execution.objects.all()] == [free.pk] * kept
+    assert [row.trigger.flow.user_id for row in Delivery.objects.all()] == [free.pk] * kept
+
+
+def test_after_a_fall_the_owners_own_days_hold(free: User) -> None:
+    give(free, "history_days", 9)
+    set_tier(user=free, tier=Tier.PRO)
+    set_tier(user=free, tier=Tier.FREE)
+    make_execution(make_flow(free), started_at=timezone.now() - timedelta(days=10))
+    history.prune_history(now=timezone.now())
+    assert not Execution.objects.exists()
+
+
 def test_a_webhook_waits_as_long_as_its_owners_own_limit_says(free: User) -> None:
     give(free, "webhook_wait_seconds", 0)
     flow = make_flow(free)

@@ -195,6 +195,127 @@ def test_what_stripe_is_told_after_the_invoice_is_final_is_said_to_be_charged_by
     assert "by hand" in row.error
 
 
+def test_what_is_sent_after_a_subscription_was_ended_at_once_is_said_to_be_charged_by_hand(
+    shop: Shop, paying: User
+) -> None:
+    use(paying, LIMIT + 10, shop.now)
+    report(shop)
+    shop.stripe.advance(seconds=600)
+    use(paying, 7, shop.now - timedelta(seconds=60))
+    client().v1.subscriptions.cancel(Subscription.objects.get().stripe_id, {"invoice_now": True})  # in the dashboard
+    shop.stripe.flush()
+    shop.stripe.advance(seconds=180)
+    report(shop)
+    assert [(row.value, "by hand" in row.error) for row in OverageReport.objects.order_by("sequence")] == [
+        (10, False),
+        (7, True),
+    ]
+
+
+def test_without_a_last_invoice_what_is_sent_later_is_to_be_charged_by_hand(shop: Shop, paying: User) -> None:
+    use(paying, LIMIT + 10, shop.now)
+    shop.stripe.advance(seconds=600)
+    client().v1.subscriptions.cancel(Subscription.objects.get().stripe_id)
+    shop.stripe.flush()
+    shop.stripe.advance(seconds=180)
+    report(shop)
+    assert "by hand" in OverageReport.objects.get().error
+
+
+def leaves_at_the_periods_end(shop: Shop, user: User) -> datetime:
+    """When that is."""
+    services.cancel_subscription(user=user, now=shop.now)
+    shop.stripe.flush()
+    return Subscription.objects.get().cancel_at or shop.now
+
+
+def clock(shop: Shop, until: datetime) -> None:
+    """The tasks as beat sends them: a count every five minutes."""
+    while shop.now < until:
+        shop.stripe.advance_to(min(until, shop.now + timedelta(minutes=5)))
+        report(shop)
+
+
+def test_what_is_used_before_a_subscription_ends_with_its_period_is_on_the_last_invoice(
+    shop: Shop, paying: User
+) -> None:
+    use(paying, LIMIT, shop.now)
+    end = leaves_at_the_periods_end(shop, paying)
+    shop.stripe.advance_to(end - timedelta(minutes=50))
+    report(shop)
+    use(paying, 3_000, shop.now + timedelta(minutes=35))
+    clock(shop, end + timedelta(minutes=10))
+    assert shop.stripe.objects("invoice")[-1]["amount_due"] == 150
+    assert OverageReport.objects.get().error == ""
+
+
+@pytest.mark.parametrize(("waits", "amount"), [(True, 150), (False, 100)])
+def test_what_is_used_in_the_last_minutes_is_billed_or_said_to_be_charged_by_hand(
+    shop: Shop, paying: User, waits: bool, amount: int
+) -> None:
+    shop.stripe.configure(last_waits=waits)
+    use(paying, LIMIT + 2_000, shop.now)
+    end = leaves_at_the_periods_end(shop, paying)
+    shop.stripe.advance_to(end - timedelta(minutes=20))
+    clock(shop, end - timedelta(minutes=2))
+    use(paying, 1_000, shop.now)
+    clock(shop, end + timedelta(minutes=10))
+    shop.stripe.advance(hours=2)
+    assert shop.stripe.objects("invoice")[-1]["amount_due"] == amount
+    last = OverageReport.objects.get(sequence=2)
+    assert (last.value, "by hand" in last.error) == (1_000, not waits)
+
+
+def test_a_period_that_went_by_while_stripe_was_not_asked_is_found_and_counted(shop: Shop, paying: User) -> None:
+    shop.stripe.hold_webhooks()
+    first = SubscriptionPeriod.objects.latest("starts_at")
+    use(paying, LIMIT + 10, first.starts_at)
+    use(paying, LIMIT + 20, first.ends_at + timedelta(days=3))
+    shop.stripe.advance_to(first.ends_at + timedelta(days=32))
+    use(paying, LIMIT + 30, shop.now)
+    shop.stripe.drop_webhooks()
+    shop.stripe.release_webhooks()
+
+    services.sync_customer(user=paying, now=shop.now)
+    report(shop)
+
+    periods = list(SubscriptionPeriod.objects.filter(starts_at__gte=first.starts_at).order_by("starts_at"))
+    assert [period.starts_at for period in periods] == [first.starts_at, first.ends_at, periods[1].ends_at]
+    rows = OverageReport.objects.order_by("period_start")
+    assert [(row.period_start, row.value, "by hand" in row.error) for row in rows] == [
+        (periods[0].starts_at, 10, True),
+        (periods[1].starts_at, 20, True),
+        (periods[2].starts_at, 30, False),
+    ]
+    assert told(shop) == [10, 20, 30]
+
+
+def test_a_trial_that_went_by_while_stripe_was_not_asked_costs_nothing(shop: Shop, carol: User) -> None:
+    shop.stripe.hold_webhooks()
+    shop.stripe.complete_checkout(shop.checkout(api_as(carol)))
+    use(carol, LIMIT + 10, shop.now)
+    shop.stripe.advance(days=15)
+    use(carol, LIMIT + 20, shop.now)
+    shop.stripe.advance(days=32)
+    services.sync_customer(user=carol, now=shop.now)
+    report(shop)
+    periods = SubscriptionPeriod.objects.order_by("starts_at")
+    assert [(period.trial, period.count_due_at is None) for period in periods] == [
+        (True, True),
+        (False, True),
+        (False, False),
+    ]
+    assert [row.value for row in OverageReport.objects.all()] == [20]
+
+
+def test_where_no_period_is_missing_stripe_is_asked_for_no_invoice(shop: Shop, paying: User) -> None:
+    before = len(shop.stripe.log)
+    services.sync_customer(user=paying, now=shop.now)
+    shop.stripe.advance(days=31)
+    assert SubscriptionPeriod.objects.count() == 3
+    assert not [path for path in shop.paths()[before:] if path.startswith("GET /v1/invoices")]
+
+
 def test_a_period_that_cannot_be_counted_holds_up_no_other(shop: Shop, paying: User) -> None:
     use(paying, LIMIT + 10, shop.now)
     period = SubscriptionPeriod.objects.latest("starts_at")

@@ -502,7 +502,7 @@ def _stalled_sync(user: User, gate: threading.Event, resume: threading.Event) ->
         read = read_customer(customer.stripe_id)
         gate.set()
         resume.wait(10)
-        assert not sync.apply(customer, ticket=ticket, read=read, now=timezone.now())
+        assert not sync.apply(customer, ticket=ticket, missed={}, read=read, now=timezone.now())
     finally:
         connection.close()
 

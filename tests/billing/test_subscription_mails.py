@@ -83,6 +83,16 @@ def test_each_kind_is_sent_once_as_text_and_html_and_leaves_no_gap(
             "We will try once more on 8 December 2026. If that fails too, your account goes back to the free tier",
         ),
         (MailKind.CANCELED, "Your subscription ends on 31 December 2026", "Until then all stays as it is"),
+        (
+            MailKind.CANCELED,
+            "Your subscription ends on 31 December 2026",
+            "your history is kept for 30 days more, then runs that are older than 7 days go.",
+        ),
+        (
+            MailKind.PAYMENT_FAILED_WARNING,
+            "Second try: your payment of 29.00 USD did not go through",
+            "your history is kept for 30 days more, then runs that are older than 7 days go.",
+        ),
     ],
 )
 def test_it_says_what_has_happened_and_what_will(alice: User, kind: MailKind, subject: str, says: str) -> None:
@@ -104,6 +114,14 @@ def test_a_downgrade_names_the_flows_that_were_stopped_and_the_way_back(alice: U
 
 
 @pytest.mark.parametrize("kind", [MailKind.DOWNGRADED, MailKind.BACK_TO_FREE], ids=str)
+def test_a_fall_says_until_when_history_is_kept(alice: User, kind: MailKind) -> None:
+    User.objects.filter(pk=alice.pk).update(tier=Tier.FREE)
+    alice.refresh_from_db()
+    said = "Your history is kept as before for 30 days more. Then runs that are older than 7 days are deleted"
+    assert said in sent(alice, kind)[1]
+
+
+@pytest.mark.parametrize("kind", [MailKind.DOWNGRADED, MailKind.BACK_TO_FREE], ids=str)
 def test_where_no_flow_was_stopped_none_is_spoken_of(alice: User, kind: MailKind) -> None:
     assert "were stopped" not in sent(alice, kind, stopped_flows=[])[1]
 
@@ -115,6 +133,15 @@ def test_an_operators_downgrade_is_told_without_words_of_payments(alice: User) -
     subscription_mails.send_due_mails()
     body = str(mail.outbox[0].body)
     assert "Your account has gone to the Free tier." in body and "payment" not in body and "invoice" not in body
+
+
+def test_a_fall_of_the_users_own_limit_is_told_without_words_of_tiers(alice: User) -> None:
+    context = {"tier": "free", "stopped_flows": ["Orders"], "own_limit": True}
+    BillingMail.objects.create(user=alice, kind=MailKind.DOWNGRADED, dedupe_key="1", context=context)
+    subscription_mails.send_due_mails()
+    body = str(mail.outbox[0].body)
+    assert mail.outbox[0].subject == "Fewer of your flows can run now"
+    assert "\n- Orders\n" in body and "has gone" not in body and "history" not in body
 
 
 def test_a_mail_that_waits_for_its_review_is_not_sent(alice: User) -> None:

@@ -161,7 +161,7 @@ class StripeServer(ThreadingHTTPServer):
     # The account's settings.
 
     def configure(self, **settings: Any) -> None:
-        """`retry_days`, `after_retries` ("cancel", "unpaid", "past_due"), `upcoming_days`."""
+        """`retry_days`, `after_retries` ("cancel", "unpaid", "past_due"), `upcoming_days`, `last_waits`."""
         with self._account:
             for name, value in settings.items():
                 if name not in Settings.__slots__:

@@ -21,6 +21,9 @@ class Settings:
     retry_days: tuple[int, ...] = (3, 5, 7)  # after the first attempt at an invoice
     after_retries: Literal["cancel", "unpaid", "past_due"] = "cancel"
     upcoming_days: int = 7  # between `invoice.upcoming` and the renewal
+    last_waits: bool = (
+        False  # whether the invoice of a subscription that ends with its period has the hour of grace too
+    )
 
 
 @dataclass(slots=True)

@@ -8,7 +8,7 @@ from uuid import UUID
 from django.db import transaction
 from django.db.models import F, Q
 
-from billing.services import limits_of
+from billing.kept_history import history_days
 from triggers.models import Delivery, Moment, Trigger
 
 PRUNED_TRIGGERS = 20  # in one call
@@ -27,10 +27,11 @@ def prune_ledgers(now: datetime) -> int:
     deleted_triggers = Trigger.with_deleted.filter(deleted_at__isnull=False).order_by("deleted_at")
     erase_triggers(deleted_triggers.values_list("pk", flat=True)[:PRUNED_TRIGGERS])
     waiting = Trigger.objects.filter(Q(ledgers_pruned_at=None) | Q(ledgers_pruned_at__lt=now - PRUNED_EVERY))
-    turn = waiting.with_flow().order_by(F("ledgers_pruned_at").asc(nulls_first=True))[:PRUNED_TRIGGERS]
+    turn = list(waiting.with_flow().order_by(F("ledgers_pruned_at").asc(nulls_first=True))[:PRUNED_TRIGGERS])
+    days = history_days([trigger.flow.user for trigger in turn], now=now) if turn else {}
     deleted, done = 0, []
     for trigger in turn:
-        before = now - timedelta(days=limits_of(trigger.flow.user).history_days)
+        before = now - timedelta(days=days[trigger.flow.user_id])
         counts = [
             _delete(Delivery.objects.filter(trigger=trigger, received_at__lt=before), most=PRUNED_ROWS),
             _delete(

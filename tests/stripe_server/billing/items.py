@@ -4,7 +4,7 @@ from tests.stripe_server.billing import lines
 from tests.stripe_server.billing.periods import period_of
 from tests.stripe_server.errors import not_played, refused
 from tests.stripe_server.objects import catalogue
-from tests.stripe_server.world import Obj, World, new_id, public
+from tests.stripe_server.world import Obj, World, new_id
 
 FIELDS = {"id", "price", "quantity", "deleted", "metadata"}
 
@@ -38,7 +38,7 @@ def _priced(world: World, item: Obj, given: Obj, number: int) -> Obj:
         return item
     price = world.get("price", given["price"], param=f"items[{number}][price]")
     _check_price(price, number)
-    return {**item, "price": public(price) | {"_tiers": price["_tiers"]}, "plan": catalogue.plan_of(price)}
+    return {**item, "price": price, "plan": catalogue.plan_of(price)}  # the price itself: it is shown as it is now
 
 
 def _new_item(world: World, subscription: Obj) -> Obj:

@@ -76,8 +76,7 @@ def renew(world: World, subscription: Obj) -> None:
     period = periods.period_of(subscription)
     used = invoicing.usage_lines(world, subscription, period)
     if periods.ends_with_period(subscription):
-        _bill_last(world, subscription, used)
-        ending.end(world, subscription, reason="cancellation_requested")
+        _end_with_period(world, subscription, used, period)
         return
     with world.changing(subscription, "customer.subscription.updated"):
         periods.set_period(subscription, period[1])
@@ -89,10 +88,16 @@ def renew(world: World, subscription: Obj) -> None:
     world.emit("invoice.created", invoice)
 
 
-def _bill_last(world: World, subscription: Obj, used: list[Obj]) -> None:
-    if any(each["amount"] for each in used + subscription["_pending"]):
-        invoice = invoicing.draft(world, subscription, subscription["_pending"] + used, "subscription_cycle")
-        charging.bill_now(world, subscription, invoice)
+def _end_with_period(world: World, subscription: Obj, used: list[Obj], period: tuple[int, int]) -> None:
+    """Stripe does not say whether the last invoice waits for use that is told late: both are played."""
+    found = subscription["_pending"] + used
+    if world.settings.last_waits:
+        ending.end(world, subscription, reason="cancellation_requested")
+        world.emit("invoice.created", invoicing.draft(world, subscription, found, "subscription_cycle", period))
+        return
+    if any(each["amount"] for each in found):
+        charging.bill_now(world, subscription, invoicing.draft(world, subscription, found, "subscription_cycle"))
+    ending.end(world, subscription, reason="cancellation_requested")
 
 
 def warn_of_trial_end(world: World, subscription: Obj) -> None:
