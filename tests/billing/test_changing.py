@@ -14,7 +14,7 @@ from pytest_django import Settings
 
 from accounts.models import Tier, User
 from accounts.services import set_tier
-from billing import subscription_mails, tiers
+from billing import overrides, subscription_mails, tiers
 from billing.models import BillingMail, StripeCustomer, Subscription, SubscriptionPeriod
 from billing.services import limits_of
 from billing.stripe import changing, services
@@ -397,6 +397,7 @@ def test_a_fall_to_a_lower_tier_stops_the_flows_that_ran_longest_ago_and_the_mai
     mall: Shop, enterprise: User
 ) -> None:
     give(enterprise, "flows", 2)
+    overrides.forget()
     running(enterprise, "oldest", "older", "later", "latest")
     change(mall, enterprise, "pro")
     tasks.review_flow_caps()
