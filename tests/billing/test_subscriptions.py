@@ -382,7 +382,7 @@ def test_a_price_of_no_known_tier_that_is_to_follow_changes_nothing(shop: Shop, 
     paid = schedule.phases[0].to_dict()
     items = [{key: item[key] for key in ("price", "quantity") if key in item} for item in paid["items"]]
     phases: Any = [
-        {**{name: paid[name] for name in ("start_date", "end_date")}, "items": items},
+        {**{name: paid[name] for name in ("start_date", "end_date", "trial_end")}, "items": items},
         {"items": [{"price": pro_price()}], "duration": {"interval": "month", "interval_count": 1}},
     ]
     client().v1.subscription_schedules.update(schedule.id, {"phases": phases})
