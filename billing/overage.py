@@ -10,7 +10,6 @@ from django.db import transaction
 from django.db.models import Count, Sum
 
 from accounts.models import User
-from billing.entitlements import rank
 from billing.models import OverageReport, SubscriptionPeriod
 from billing.periods import SETTLED_AFTER, most_runs
 from billing.services import limits_of, limits_on
@@ -40,10 +39,10 @@ def included_runs(period: SubscriptionPeriod, *, now: datetime) -> int | None:
 
 
 def entitled_runs(user: User, tier: str, *, now: datetime) -> int | None:
-    """What a subscription to `tier` includes now, whatever tier the user is on by now, or what an operator has set; where
-    the user's tier is as high, what that brings. None: all."""
+    """What a subscription to `tier` includes now, or what an operator has set; where the user is on a higher tier by now,
+    what that brings. None: all."""
     paid_for = limits_on(tier, user_id=user.pk, now=now).runs_per_month
-    return most_runs(paid_for, limits_of(user, now=now).runs_per_month) if rank(user.tier) >= rank(tier) else paid_for
+    return most_runs(paid_for, limits_of(user, now=now).runs_per_month)
 
 
 def note_runs(period: SubscriptionPeriod, *, runs: int, now: datetime) -> OverageReport | None:

@@ -88,8 +88,14 @@ def said(error: Exception) -> str:
 
 
 def is_away(error: Exception) -> bool:
-    """Whether Stripe itself is not to be had just now, so that asking it of something else is in vain too. Too many requests
-    (429) may be about one customer alone."""
+    """Whether Stripe itself is not to be had just now, so that asking it of something else is in vain too."""
     from stripe import APIConnectionError, APIError, AuthenticationError
 
     return isinstance(error, APIConnectionError | APIError | AuthenticationError)
+
+
+def is_busy(error: Exception) -> bool:
+    """Whether Stripe has had too many requests (429), maybe about one customer alone: the same will do later."""
+    from stripe import RateLimitError
+
+    return isinstance(error, RateLimitError)

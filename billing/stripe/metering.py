@@ -16,7 +16,7 @@ from accounts.models import User
 from billing.errors import BillingUnavailable
 from billing.models import OverageReport, StripeCustomer, Subscription, SubscriptionPeriod
 from billing.signals import usage_is_billed
-from billing.stripe.client import Outcome, client, is_away, said
+from billing.stripe.client import Outcome, client, is_away, is_busy, said
 from billing.stripe.prices import METER_EVENT
 from bloxserver.core import json_text
 
@@ -39,7 +39,7 @@ def send(*, now: datetime, user: User | None = None) -> Outcome:
         sent = _tell(report, now)
     except Exception as error:  # whatever it is: the operator reads it on the row, and it is tried again
         _fail(report, error, now)
-        return Outcome.AWAY if is_away(error) else Outcome.FAILED
+        return Outcome.AWAY if is_away(error) or (user and is_busy(error)) else Outcome.FAILED
     OverageReport.objects.filter(pk=report.pk).update(
         sent_at=now, due_at=None, error=AFTER_INVOICE if sent and is_late else ""
     )

@@ -188,3 +188,9 @@ def test_the_admins_lists_open(admin_client: Client, alice: User, page: str) -> 
     reserve(alice, cost="0", now=timezone.now())
     content = admin_client.get(f"/admin/billing/{page}/").content.decode()
     assert "alice@shop.example" in content or page == "settledcall"
+
+
+def test_an_operator_sets_one_for_each_user(admin_client: Client, alice: User, bob: User) -> None:
+    Budget.objects.create(user=alice, monthly_cost=1)
+    form = {"user": bob.pk, "monthly_cost": "5", "periods-TOTAL_FORMS": 0, "periods-INITIAL_FORMS": 0}
+    assert admin_client.post("/admin/billing/budget/add/", form).status_code == 302

@@ -22,9 +22,10 @@ from billing.errors import BudgetExceeded
 from billing.metering import Passed, lapse_expired, mails, release_llm, settle_all
 from billing.metering.budgets import delete_budget, update_budget
 from billing.metering.housekeeping import keep_budgets
-from billing.models import BudgetNotice, BudgetPeriod, BudgetReservation, LlmUsage
+from billing.models import Budget, BudgetNotice, BudgetPeriod, BudgetReservation, LlmUsage
 from billing.tasks import keep_budgets as keep_budgets_task
 from bloxserver.core import pipeline
+from bloxserver.core.errors import NotFound
 from tests.billing.metering import DECEMBER, LEASE, NOVEMBER, budget, call, period, reserve, settle_llm, spend
 from tests.waiting import wait_until
 
@@ -452,3 +453,40 @@ def test_the_clock_counts_what_has_expired_and_has_the_mails_sent(alice: User, s
     assert period(of_all).spent_cost == 1
     wait_until(lambda: BudgetNotice.objects.filter(sent_at__isnull=False).exists())
     assert len(mail.outbox) == 1
+
+
+# Whose it is, and what happens meanwhile. --------------------------------------------------------------------------
+def test_a_new_budget_begins_with_its_owners_usage_alone(alice: User, bob: User) -> None:
+    settle_llm(call=call(bob, cost="3"), now=NOVEMBER)
+    assert period(budget(alice, cost="4")).spent_cost == 0
+
+
+def test_a_budget_that_was_deleted_meanwhile_cannot_be_changed(alice: User) -> None:
+    late = budget(alice, cost="1")
+    delete_budget(budget=Budget.objects.get())
+    with pytest.raises(NotFound):
+        update_budget(budget=late, changes={"monthly_cost": Decimal(2)}, now=NOVEMBER)
+
+
+def test_a_call_of_unknown_price_that_lapses_is_an_unpriced_one_until_its_answer_comes(alice: User) -> None:
+    of_all, call_id = budget(alice, cost="10", tokens=5_000), uuid4()
+    reserve(alice, call_id=call_id, cost=None)
+    keep_budgets(now=NOVEMBER + LEASE)
+    assert period(of_all).unpriced_calls == 1
+    settle_llm(call=call(alice, call_id, cost="2"), now=NOVEMBER + LEASE)
+    assert (period(of_all).unpriced_calls, period(of_all).spent_cost) == (0, 2)
+
+
+def test_what_lost_requests_may_have_cost_is_spent(alice: User) -> None:
+    of_all, call_id = budget(alice, cost="10"), uuid4()
+    reserve(alice, call_id=call_id)
+    settle_llm(call=call(alice, call_id, lost_tokens=50, lost_cost=Decimal("0.5")), now=NOVEMBER)
+    assert (period(of_all).spent_tokens, period(of_all).spent_cost) == (1_050, Decimal("1.5"))
+    usage: Any = LlmUsage.objects.get()
+    assert (usage.tokens_in, usage.cost) == (900, 1)
+
+
+def test_what_many_small_calls_cost_is_never_rounded_down(alice: User) -> None:
+    of_all = budget(alice, cost="10")
+    spend(alice, cost="0.00000000001")
+    assert period(of_all).spent_cost == Decimal("0.0000000001")

@@ -3,6 +3,8 @@
 import json
 import subprocess
 import sys
+import threading
+import time
 from typing import Any
 
 import pytest
@@ -10,11 +12,14 @@ from pytest_django import Settings
 from rest_framework.test import APIClient
 
 from accounts.models import User
-from billing.errors import BillingUnavailable
-from billing.models import StripeCustomer, Subscription
+from billing.errors import AlreadySubscribed, BillingUnavailable
+from billing.models import StripeCustomer, Subscription, SubscriptionPeriod
 from billing.stripe import checkout
 from billing.stripe.client import client
-from tests.billing.shop import CHECKOUT, KEY, PORTAL, Shop
+from billing.stripe.customers import customer_of
+from tests.billing.limits import all_at_once
+from tests.billing.shop import CHECKOUT, KEY, PORTAL, Shop, opened
+from tests.billing.test_subscriptions import past_due
 from tests.conftest import api_as
 from tests.local_server import Received, answer, serving
 
@@ -275,3 +280,106 @@ def test_web_and_workers_do_without_the_sdk_until_it_is_used() -> None:
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert said.stdout.strip() == "False"
+
+
+def test_portal_and_trial_are_each_users_own(shop: Shop, carol: User) -> None:
+    shop.subscribe(carol)
+    other = User.objects.create_user("other@shop.example")
+    assert api_as(other).post(PORTAL, {}).status_code == 409
+
+    assert shop.subscribe(other).status == "trialing"
+
+    assert api_as(other).post(PORTAL, {}).status_code == 200
+    [session] = shop.stripe.objects("billing_portal.session")
+    assert session["customer"] == shop.customer(other) != shop.customer(carol)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_checkouts_at_a_time_make_one_customer_and_none_fails(settings: Settings, carol: User) -> None:
+    with opened(settings) as shop:
+        rows = all_at_once([lambda: customer_of(carol)] * 4)
+        [customer] = shop.stripe.objects("customer")
+    assert {row.stripe_id for row in rows} == {customer["id"]}
+    assert StripeCustomer.objects.count() == 1
+
+
+def test_who_has_changed_their_name_since_a_crash_comes_to_the_checkout(shop: Shop, carol: User) -> None:
+    """Under a key of before Stripe would refuse what is another request."""
+    shop.checkout(api_as(carol))
+    StripeCustomer.objects.all().delete()  # as if the process had died before it wrote the row
+    User.objects.filter(pk=carol.pk).update(name="Caroline")
+    shop.checkout(api_as(carol))
+    assert StripeCustomer.objects.count() == 1
+
+
+def test_an_account_without_an_address_is_asked_for_one_on_stripes_page(shop: Shop, carol: User) -> None:
+    User.objects.filter(pk=carol.pk).update(email="user_1@clerk.invalid")
+    carol.refresh_from_db()
+    checkout.open_checkout(user=carol, tier="pro", now=shop.now)
+    [customer] = shop.stripe.objects("customer")
+    assert (customer["email"], StripeCustomer.objects.get().email) == (None, "")
+
+
+def test_who_has_taken_the_card_away_is_not_charged_when_the_trial_ends(shop: Shop, carol: User) -> None:
+    subscription = shop.subscribe(carol)
+    shop.stripe.remove_card(shop.customer(carol))
+    shop.stripe.advance(days=15)
+    subscription.refresh_from_db()
+    assert (subscription.status, User.objects.get(pk=carol.pk).tier) == ("canceled", "free")
+    assert [invoice["amount_due"] for invoice in shop.stripe.objects("invoice")] == [0]
+
+
+def test_two_who_subscribe_at_the_same_moment_have_periods_of_their_own(shop: Shop, carol: User) -> None:
+    other = User.objects.create_user("other@shop.example")
+    for user in (carol, other):
+        shop.subscribe(user)
+    shop.stripe.advance(days=1)
+    _end(shop, Subscription.objects.get(user=other).stripe_id)
+    ends = dict(SubscriptionPeriod.objects.values_list("user__email", "ends_at"))
+    assert ends == {carol.email: Subscription.objects.get(user=carol).period_end, other.email: shop.now}
+
+
+def test_who_has_paid_on_the_page_of_another_checkout_meanwhile_is_said_to_subscribe(shop: Shop, carol: User) -> None:
+    shop.checkout(api_as(carol))
+    late = StripeCustomer.objects.get()
+    other = shop.checkout(api_as(carol))
+    shop.stripe.complete_checkout(other)
+    with pytest.raises(AlreadySubscribed):
+        checkout._only_open_one(late, client().v1.checkout.sessions.retrieve(other))
+
+
+def test_no_secret_that_is_quoted_is_in_an_answer_or_a_log(
+    carol: User, settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings.STRIPE_API_KEY, settings.STRIPE_WEBHOOK_SECRET = KEY, "whsec_51BloxServer"
+    quoted = json.dumps({"error": {"type": "invalid_request_error", "message": f"{KEY} and whsec_51BloxServer"}})
+    with serving(lambda _: answer(400, quoted.encode())) as server:
+        settings.STRIPE_API_BASE = server.url
+        refused = api_as(carol).post(CHECKOUT, {"tier": "pro"})
+    assert (refused.status_code, "*** and ***" in caplog.text) == (503, True)
+    assert "51BloxServer" not in caplog.text + refused.content.decode()
+
+
+def test_a_person_does_not_wait_for_a_stripe_that_hangs(
+    carol: User, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("billing.stripe.client.INTERACTIVE_SECONDS", 0.2)
+    resume = threading.Event()
+
+    def hang(_: Received) -> bytes:
+        resume.wait(5)
+        return b""
+
+    with serving(hang) as server:
+        settings.STRIPE_API_KEY, settings.STRIPE_API_BASE = KEY, server.url
+        began = time.monotonic()
+        assert api_as(carol).post(CHECKOUT, {"tier": "pro"}).status_code == 503
+        waited = time.monotonic() - began
+        resume.set()
+    assert waited < 4
+
+
+def test_who_has_still_to_pay_cannot_subscribe_beside_it(shop: Shop, carol: User) -> None:
+    past_due(shop, carol)
+    answer = api_as(carol).post(CHECKOUT, {"tier": "pro"})
+    assert (answer.status_code, answer.json()["details"]) == (409, {"tier": "pro", "status": "past_due"})

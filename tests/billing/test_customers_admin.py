@@ -196,3 +196,16 @@ def test_the_users_page_leads_to_the_limits_and_those_to_the_customer(admin_clie
     assert f"{CUSTOMERS}{alice.pk}/change/" in admin_client.get(url).content.decode()
     assert admin_client.get(f"{url}{override.pk}/change/").status_code == 200
     assert admin_client.post(f"{url}{override.pk}/change/", {"value": 1}).status_code == 403
+
+
+def test_the_same_limit_is_set_for_another_customer(admin_client: Client, alice: User, bob: User) -> None:
+    give(alice, "flows", 7)
+    assert save(admin_client, bob, {}).status_code == 302
+    assert set(LimitOverride.objects.values_list("user", flat=True)) == {alice.pk, bob.pk}
+
+
+def test_the_list_tells_no_runs_of_another_month(admin_client: Client, alice: User) -> None:
+    month = month_of(timezone.now())
+    for moment in (month - timedelta(days=1), month + timedelta(days=31)):
+        RunBudget.objects.create(user=alice, period_start=moment.replace(day=1), runs=1234)
+    assert "1,234" not in admin_client.get(CUSTOMERS).content.decode()

@@ -321,7 +321,12 @@ def test_a_period_that_cannot_be_counted_holds_up_no_other(shop: Shop, paying: U
     period = SubscriptionPeriod.objects.latest("starts_at")
     other = User.objects.create_user("other@shop.example", tier="pro")
     broken = SubscriptionPeriod.objects.create(
-        user=other, starts_at=period.starts_at, ends_at=period.ends_at, tier="pro", count_due_at=period.starts_at
+        user=other,
+        starts_at=period.starts_at,
+        ends_at=period.ends_at,
+        tier="pro",
+        included_runs=LIMIT,
+        count_due_at=timezone.now() - timedelta(days=1),  # its turn comes first
     )
     use(other, LIMIT + 10, shop.now)
     taken = {"period_start": period.starts_at - timedelta(days=90), "used_at": shop.now, "created_at": shop.now}
@@ -330,6 +335,8 @@ def test_a_period_that_cannot_be_counted_holds_up_no_other(shop: Shop, paying: U
     )
     report(shop)
     assert told(shop) == [10]
+    broken.refresh_from_db()
+    assert broken.count_due_at == shop.now + ledger.RETRY_AFTER
 
 
 def test_what_was_used_in_the_first_part_of_a_minute_is_found_in_the_meters_sum(shop: Shop, paying: User) -> None:

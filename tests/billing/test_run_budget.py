@@ -210,3 +210,11 @@ def test_the_admin_shows_budgets_and_changes_none(admin_client: Client, free_use
     assert admin_client.post(f"{url}change/", {"runs": 0}).status_code == 403
     assert admin_client.post(f"{url}delete/", {"post": "yes"}).status_code == 403
     assert admin_client.get("/admin/billing/runbudget/add/").status_code == 403
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_cap_that_is_lifted_while_a_run_is_being_refused_is_told_as_what_was_used(free_user: User) -> None:
+    use(free_user, 1000)
+    give(free_user, "runs_per_month", None)
+    refused = usage_limit_exceeded(free_user, now=NOVEMBER)
+    assert refused.details == {"limit": 1000, "used": 1000, "resetsAt": "2026-12-01T00:00:00Z"}

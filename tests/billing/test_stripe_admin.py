@@ -3,13 +3,15 @@
 from typing import Any
 
 import pytest
+from django.apps import apps
 from django.contrib.admin.models import LogEntry
+from django.contrib.admin.utils import quote
 from django.contrib.auth.models import Permission
 from django.test import Client
 from django.utils import timezone
 
 from accounts.models import Tier, User
-from billing.models import StripeEvent
+from billing.models import FlowCapReview, OverageReport, StripeEvent
 from billing.stripe.events import MAX_ATTEMPTS
 from tests.billing.shop import Shop
 
@@ -114,3 +116,32 @@ def test_an_event_knows_its_customer_and_one_of_nobody_none(admin_client: Client
     now = timezone.now()
     StripeEvent.objects.create(id="evt_x", type="price.created", created=now, payload="{}", received_at=now)
     assert admin_client.get(f"{EVENTS}evt_x/change/").status_code == 200
+
+
+def test_what_is_due_for_the_first_time_is_not_among_the_failing(admin_client: Client) -> None:
+    now = timezone.now()
+    for name, error in (("evt_new", ""), ("evt_failed", "It failed.")):
+        StripeEvent.objects.create(id=name, type="x", created=now, payload="{}", due_at=now, error=error)
+    listed = {state: admin_client.get(EVENTS, {"state": state}).content.decode() for state in ("due", "failing")}
+    assert [("evt_new" in page, "evt_failed" in page) for page in listed.values()] == [(True, True), (False, True)]
+
+
+PAGES = ("overagereport", "subscriptionperiod", "subscription", "stripecustomer", "stripeevent", "billingmail")
+
+
+@pytest.mark.parametrize("page", [*PAGES, "flowcapreview"])
+def test_what_money_is_reckoned_by_is_looked_at_and_neither_added_changed_nor_deleted(
+    admin_client: Client, shop: Shop, carol: User, page: str
+) -> None:
+    """A row of the ledger that somebody deletes would be told to Stripe, and charged, once more."""
+    shop.subscribe(carol)
+    now = timezone.now()
+    OverageReport.objects.create(user=carol, period_start=now, sequence=1, value=1, identifier="blox-1", used_at=now)
+    FlowCapReview.objects.create(user=carol, due_at=now)
+    row = apps.get_model("billing", page).objects.first()
+    url = f"/admin/billing/{page}/"
+    assert "delete_selected" not in admin_client.get(url).content.decode()
+    for name in ("change", "delete"):
+        assert admin_client.post(f"{url}{quote(row.pk)}/{name}/", {"post": "yes"}).status_code == 403
+    assert admin_client.get(f"{url}add/").status_code == 403
+    assert type(row).objects.filter(pk=row.pk).exists()

@@ -116,3 +116,28 @@ def test_a_key_without_a_webhook_secret_is_warned_of(settings: Settings) -> None
     assert (warning.id, KEY in str(warning)) == ("blox.W002", False)
     settings.STRIPE_WEBHOOK_SECRET = "whsec_1"
     assert check_stripe() == []
+
+
+def test_a_lookup_key_that_an_archived_price_still_holds_goes_over_to_the_new_one(stripe: StripeServer) -> None:
+    set_up()
+    [old] = client().v1.prices.list({"lookup_keys": ["blox_pro_monthly"]}).data
+    client().v1.prices.update(old.id, {"active": False})
+    assert "price blox_pro_monthly: made" in set_up()
+    [new] = client().v1.prices.list({"lookup_keys": ["blox_pro_monthly"], "active": True}).data
+    assert new.id != old.id
+
+
+def test_an_endpoint_that_is_told_of_everything_stays_so(stripe: StripeServer) -> None:
+    url = "https://blox.example/webhooks/stripe"
+    client().v1.webhook_endpoints.create({"url": url, "enabled_events": ["*"]})
+    assert set_up(webhook_url=url)[-1] == f"webhook endpoint {url}: there already"
+    [endpoint] = stripe.objects("webhook_endpoint")
+    assert endpoint["enabled_events"] == ["*"]
+
+
+def test_a_meter_that_was_switched_off_counts_nothing_so_another_is_made(stripe: StripeServer) -> None:
+    set_up()
+    [meter] = client().v1.billing.meters.list().data
+    client().v1.billing.meters.update(meter.id, {"display_name": "x"})
+    stripe.world.tables["billing.meter"][meter.id]["status"] = "inactive"
+    assert "meter blox_runs_over_limit: made" in set_up()

@@ -177,3 +177,11 @@ def test_a_user_who_is_no_operator_sees_no_samples(client: Client, alice: User) 
     assert client.get(PREVIEWS).status_code == 302
     User.objects.filter(pk=alice.pk).update(is_staff=True)
     assert client.get(PREVIEWS).status_code == 403
+
+
+def test_a_closed_account_is_not_written_to(alice: User) -> None:
+    row = noted(alice, MailKind.CANCELED)
+    User.objects.filter(pk=alice.pk).update(is_active=False)
+    subscription_mails.send_due_mails()
+    row.refresh_from_db()
+    assert (mail.outbox, row.due_at, row.error) == ([], None, "The account is closed.")

@@ -6,14 +6,14 @@ from io import StringIO
 
 import pytest
 from django.core.management import CommandError, call_command
-from django.db.models import F
+from django.db.models import F, QuerySet
 from django.utils import timezone
 from rest_framework.test import APIClient
 
 from accounts.models import Tier, User
 from billing.models import BudgetPeriod, DeletedRuns, LlmUsage, RunBudget
 from billing.months import month_of, month_starts_at
-from executions.models import Step
+from executions.models import Step, StepStatus
 from flows.services import set_budget
 from tests.executions.factories import make_execution, make_flow
 from tests.executions.flows import retry_from_failed, run, start
@@ -141,3 +141,56 @@ def test_runs_of_tiers_that_are_not_refused_are_counted_once_and_need_no_recount
 )
 def test_what_cannot_be_recounted_is_said(db: None, arguments: list[str], why: str) -> None:
     assert why in recounted(*arguments)[1]
+
+
+# Whose, and of what. -----------------------------------------------------------------------------------------------
+def test_each_users_calls_and_budgets_are_their_own(
+    bobs_api: APIClient, drain: Drain, models: ModelServer, asked: None, alice: User, bob: User
+) -> None:
+    set_budget(owner=bob, flow_id=None, monthly_cost=None, monthly_tokens=10**6, now=timezone.now())
+    models.script(*[text("one", tokens_in=10, tokens_out=3)] * 2)
+    run(bobs_api, start(bobs_api, ASKS + THEN))
+    drain()
+    BudgetPeriod.objects.filter(budget__user=bob).update(spent_tokens=1)
+    assert recounted("--user", alice.email)[0] == 0
+    assert recounted("--user", bob.email)[0] == 1
+
+
+def test_a_flows_budget_is_held_against_the_calls_of_that_flow(asked: None, alice: User) -> None:
+    other = make_flow(alice, name="asks nothing")
+    set_budget(owner=alice, flow_id=other.pk, monthly_cost=None, monthly_tokens=10, now=timezone.now())
+    assert recounted()[0] == 0
+
+
+def test_dollars_are_recounted_as_tokens_are(asked: None) -> None:
+    LlmUsage.objects.update(cost=5, unpriced_calls=0)
+    BudgetPeriod.objects.update(spent_cost=4)
+    said = recounted()[1]
+    assert "model usage: 2 calls, 37 tokens, $5.0000 on record, at most 2 calls, 37 tokens, $0.0000 recounted" in said
+    assert "$4.0000 and 37 tokens spent on record, $5.0000 and 37 tokens used" in said
+
+
+def first_turn() -> "QuerySet[Step]":
+    return Step.objects.filter(pk=Step.objects.filter(block="blox.model").earliest("completed_at").pk)
+
+
+def test_what_the_cache_answered_has_no_tokens(asked: None) -> None:
+    first_turn().update(model_call={**(first_turn().get().model_call or {}), "cached": True})
+    LlmUsage.objects.update(tokens_in=20, tokens_out=4)
+    assert recounted()[0] == 0
+
+
+def test_calls_of_executions_that_began_before_the_period_and_are_deleted_are_no_difference(
+    asked: None, alice: User
+) -> None:
+    before = month_starts_at(month_of(timezone.now())) - timedelta(days=1)
+    LlmUsage.objects.update(tokens_in=F("tokens_in") + 1)
+    BudgetPeriod.objects.update(spent_tokens=1_000)
+    assert recounted()[0] == 1
+    DeletedRuns.objects.create(user=alice, starts_at=before, runs=1)
+    assert recounted()[0] == 0
+
+
+def test_an_answer_that_could_not_be_kept_is_counted_and_no_difference(asked: None) -> None:
+    first_turn().update(status=StepStatus.ERROR, error_code="answer_unreadable", tokens_in=0, tokens_out=0)
+    assert recounted()[0] == 0

@@ -161,3 +161,9 @@ def test_the_admin_shows_the_notices_and_changes_none(admin_client: Client, free
     url = f"/admin/billing/runnotice/{RunNotice.objects.get().pk}/change/"
     assert admin_client.get(url).status_code == 200
     assert admin_client.post(url, {"runs": 0}).status_code == 403
+
+
+def test_nothing_is_noted_for_a_closed_account(alice: User) -> None:
+    ran(alice, 100_000)
+    User.objects.filter(pk=alice.pk).update(is_active=False)
+    assert look() == []

@@ -10,11 +10,13 @@ from django.utils import timezone
 from rest_framework.test import APIClient
 
 from accounts.models import Tier, User
-from billing.models import DeletedRuns
+from billing.models import DeletedRuns, SubscriptionPeriod
 from billing.months import month_of, month_resets_at, month_starts_at
 from billing.periods import Period, period_of, periods_of
 from billing.runs import run_usage
 from executions import history, tasks
+from executions.usage import counting
+from executions.usage.plot import plot_of
 from tests.billing.metering import call, settle_llm
 from tests.executions.factories import make_execution, make_flow
 
@@ -255,3 +257,29 @@ def test_the_admin_shows_deleted_runs_and_changes_none(admin_client: Client, ali
     url = f"/admin/billing/deletedruns/{row.pk}/"
     assert admin_client.get(f"{url}change/").status_code == 200
     assert admin_client.post(f"{url}change/", {"runs": 0}).status_code == 403
+
+
+def test_calls_of_models_are_each_users_own_by_day_and_by_period(api: APIClient, alice: User, bob: User) -> None:
+    now = timezone.now()
+    for user, cost in ((alice, "0.5"), (bob, "8")):
+        settle_llm(call=call(user, cost=cost), now=now)
+    today = daily_of(api)[-1]
+    [period, *_] = api.get("/api/v1/usage/history").json()["items"]
+    assert (today["calls"], today["cost"]) == (1, 0.5)
+    assert (period["tokensUsed"], period["cost"]) == (1_000, 0.5)
+
+
+def test_tokens_of_the_day_within_which_a_period_begins_are_of_the_one_before(alice: User) -> None:
+    start = datetime(2026, 5, 10, 12, tzinfo=UTC)
+    for at in (start - timedelta(days=30), start):
+        SubscriptionPeriod.objects.create(user=alice, starts_at=at, ends_at=at + timedelta(days=30), tier=Tier.PRO)
+    now = start + timedelta(hours=2)
+    settle_llm(call=call(alice), now=now)
+    periods = list(periods_of(user=alice, until=now, since=start - timedelta(days=1)))
+    assert [row["tokens_used"] for row in counting.history(user=alice, periods=periods, now=now)] == [0, 1_000]
+    assert counting.dashboard(user=alice, now=now)["tokens_used"] == 0
+
+
+def test_in_the_plot_a_single_run_is_seen_beside_thousands() -> None:
+    days = [{"day": date(2026, 5, day), "runs": runs} for day, runs in ((1, 0), (2, 1), (3, 10_000))]
+    assert [bar.height for bar in plot_of(days).bars] == [0, 2, 100]

@@ -150,6 +150,14 @@ class StripeServer(ThreadingHTTPServer):
         self.courier.flush()
         return str(method["id"])
 
+    def remove_card(self, customer: str) -> None:
+        """The customer takes the card away in the portal: nothing is left to charge."""
+        with self._account:
+            customers.living(self.world, customer)["invoice_settings"]["default_payment_method"] = None
+            for subscription in self.world.all("subscription"):
+                if subscription["customer"] == customer:
+                    subscription["default_payment_method"] = None
+
     def card_declines(self, customer: str) -> None:
         with self._account:
             self.world.declining.add(customer)
@@ -245,6 +253,6 @@ CONTROLS = frozenset(
     """
     add_card advance advance_to card_declines card_works complete_checkout configure cut_next deliver deliveries
     drop_webhooks events fail_next flush hold_webhooks log now objects redeliver refuse_key release_webhooks
-    send_webhooks_to sign slow webhook_secret
+    remove_card send_webhooks_to sign slow webhook_secret
     """.split()
 )

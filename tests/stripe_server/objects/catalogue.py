@@ -144,8 +144,9 @@ def _well_tiered(tiers: list[Obj]) -> bool:
 
 
 def _take_lookup_key(world: World, params: Obj) -> None:
+    """It is of one price, be that archived or not."""
     key = params.get("lookup_key")
-    holders = [each for each in world.all("price") if key and each["lookup_key"] == key and each["active"]]
+    holders = [each for each in world.all("price") if key and each["lookup_key"] == key]
     if holders and not params.get("transfer_lookup_key"):
         message = f"A price (`{holders[0]['id']}`) already uses that lookup key."
         raise refused(message, param="lookup_key", code="resource_already_exists")
