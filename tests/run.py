@@ -14,9 +14,7 @@ from glob import glob
 from tests import services
 
 CORES = os.cpu_count() or 1
-WORKERS = min(
-    2 * CORES, 8
-)  # more than can run at once, since tests wait for timers and sockets nearly half of their time
+WORKERS = min(2 * CORES, 8)  # more than can run at once, since tests wait nearly half of their time
 NO_TESTS = 5  # pytest's exit status
 # Whoever is done takes of what another has still to do: files differ much in how long they take.
 PLAIN = ["-n", str(WORKERS), "--dist", "worksteal", "-p", "no:schemathesis"]
