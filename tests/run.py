@@ -9,17 +9,22 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from glob import glob
 
 from tests import services
 
-WORKERS = min((os.cpu_count() or 1) + 1, 8)  # one more than can run at once, since tests wait for timers and sockets
+CORES = os.cpu_count() or 1
+WORKERS = min(2 * CORES, 8)  # more than can run at once, since tests wait nearly half of their time
 NO_TESTS = 5  # pytest's exit status
-PLAIN = ["-n", str(WORKERS), "--dist", "loadfile", "-p", "no:schemathesis"]
+# Whoever is done takes of what another has still to do: files differ much in how long they take.
+PLAIN = ["-n", str(WORKERS), "--dist", "worksteal", "-p", "no:schemathesis"]
 PROCESSES, EXPERIMENTS, FUZZ = "processes or faults", "experiment", "fuzz"
 # What starts servers and kills them spends most of its time waiting for them: two at a time, but nothing else beside them. In
-# the order of the paths, so that the last to end is a short one.
-WAITING = ["-n", "2", "--dist", "loadfile", "--no-loadscope-reorder"]
-LONGEST_FIRST = ["tests/fuzz", "tests/faults", "tests/pages", "tests/bloxserver", "tests"]
+# the order of the paths, each worker one test or those that share a server (`xdist_group`), so that both end together.
+WAITING = ["-n", "2", "--dist", "loadgroup", "--no-loadscope-reorder"]
+LONGEST_FIRST = ["tests/fuzz", "tests/pages", "tests/faults", "tests/bloxserver"]
+# Named one by one: pytest takes a folder for all that is in it, and forgets that a part of it was to come first.
+LONGEST_FIRST += sorted({*glob("tests/[a-z]*/"), *glob("tests/test_*.py")} - {f"{path}/" for path in LONGEST_FIRST})
 EMBEDDED = {"BLOX_TEST_DATABASE_URL": "", "BLOX_TEST_REDIS_URL": ""}
 
 
@@ -39,7 +44,9 @@ class Result:
 
 
 def pytest(arguments: list[str], environment: dict[str, str]) -> int:
-    return subprocess.call([sys.executable, "-m", "pytest", "-q", *arguments], env=os.environ | environment)
+    # Each of several processes would compile all tests, with their asserts rewritten, were they kept from keeping that.
+    inherited = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    return subprocess.call([sys.executable, "-m", "pytest", "-q", *arguments], env=inherited | environment)
 
 
 def run_suite(
@@ -57,7 +64,7 @@ def run_suite(
 
 
 def main(arguments: list[str]) -> int:
-    found = [services.postgresql(), services.redis(max(WORKERS, 2))]
+    found = [services.postgresql(), services.redis(WORKERS)]
     usable = [service for service in found if service.url]
     # Hostile requests go to the database that takes less, where there is one.
     long = [PROCESSES, EXPERIMENTS] if usable else [PROCESSES, EXPERIMENTS, FUZZ]

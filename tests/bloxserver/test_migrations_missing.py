@@ -37,22 +37,22 @@ def test_a_call_that_needs_a_column_to_come_is_told_to_come_back_later(api: APIC
 @pytest.mark.once
 @pytest.mark.processes
 @pytest.mark.parametrize("name", ["worker", "clock"])
-def test_a_worker_or_clock_waits_for_the_migrations_and_then_begins(server: UpServer, name: str) -> None:
-    server.start(sys.executable, "manage.py", "start", name)
-    server.wait_for(lambda: "The database lacks" in server.output)
-    assert "sessions.0001_initial" in server.output
-    assert len(server.pids()) == 1  # no pool, no beat
+def test_a_worker_or_clock_waits_for_the_migrations_and_then_begins(new_server: UpServer, name: str) -> None:
+    new_server.start(sys.executable, "manage.py", "start", name)
+    new_server.wait_for(lambda: "The database lacks" in new_server.output)
+    assert "sessions.0001_initial" in new_server.output
+    assert len(new_server.pids()) == 1  # no pool, no beat
     migrate = [sys.executable, "manage.py", "migrate", "--verbosity=0"]
-    subprocess.run(migrate, cwd=REPOSITORY, env=server.environment, check=True)
-    server.wait_for(lambda: len(server.pids()) == 2)
-    assert "Traceback" not in server.output
+    subprocess.run(migrate, cwd=REPOSITORY, env=new_server.environment, check=True)
+    new_server.wait_for(lambda: len(new_server.pids()) == 2)
+    assert "Traceback" not in new_server.output
 
 
 @pytest.mark.once
 @pytest.mark.processes
-def test_a_worker_waits_for_a_database_that_does_not_answer(server: UpServer) -> None:
-    server.environment["DATABASE_URL"] = "postgres://blox@127.0.0.1:9/blox"
-    server.start(sys.executable, "manage.py", "start", "worker")
-    server.wait_for(lambda: "The database does not answer" in server.output)
-    assert len(server.pids()) == 1
-    assert "Traceback" not in server.output
+def test_a_worker_waits_for_a_database_that_does_not_answer(new_server: UpServer) -> None:
+    new_server.environment["DATABASE_URL"] = "postgres://blox@127.0.0.1:9/blox"
+    new_server.start(sys.executable, "manage.py", "start", "worker")
+    new_server.wait_for(lambda: "The database does not answer" in new_server.output)
+    assert len(new_server.pids()) == 1
+    assert "Traceback" not in new_server.output

@@ -19,7 +19,7 @@ from bloxserver.rsgi import environ
 from tests.up_server import SECONDS, UpServer
 from tests.waiting import wait_until
 
-pytestmark = [pytest.mark.processes, pytest.mark.once]
+pytestmark = [pytest.mark.processes, pytest.mark.once, pytest.mark.xdist_group("slow clients")]
 
 SLOW = 60  # connections, where web has 2 threads
 CHUNKED = b"Transfer-Encoding: chunked\r\n\r\n"
@@ -33,6 +33,7 @@ BEGUN = {
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[UpServer]:
     server = UpServer(tmp_path_factory.mktemp("slow"))
+    server.spare_the_migrations()
     server.environment |= {"BLOX_WEB_THREADS": "2", "BLOX_STREAM_LIMIT": "1"}
     server.start(sys.executable, "manage.py", "up", "--demo")
     server.wait_until_ready()

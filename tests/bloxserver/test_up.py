@@ -3,25 +3,24 @@
 import os
 import signal
 import socket
-import subprocess
 import sys
 import time
 
 import pytest
 
-from tests.up_server import REPOSITORY, SECONDS, UpServer
+from tests.up_server import SECONDS, UpServer
 
 pytestmark = pytest.mark.processes
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.once)])
-def test_a_signal_ends_web_worker_and_clock_and_leaves_no_process(server: UpServer, number: signal.Signals) -> None:
-    server.start()
-    server.wait_until_ready()
-    assert server.answers()
-    server.process.send_signal(number)
-    assert server.process.wait(SECONDS) == 0, server.output
-    assert server.pids() == []
+def test_a_signal_ends_web_worker_and_clock_and_leaves_no_process(new_server: UpServer, number: signal.Signals) -> None:
+    new_server.start()
+    new_server.wait_until_ready()
+    assert new_server.answers()
+    new_server.process.send_signal(number)
+    assert new_server.process.wait(SECONDS) == 0, new_server.output
+    assert new_server.pids() == []
 
 
 @pytest.mark.once
@@ -72,14 +71,14 @@ def test_each_line_of_output_says_which_process_wrote_it(server: UpServer) -> No
 
 
 @pytest.mark.once
-def test_a_port_that_is_taken_is_said_before_anything_is_started(server: UpServer) -> None:
+def test_a_port_that_is_taken_is_said_before_anything_is_started(new_server: UpServer) -> None:
     with socket.socket() as other:
-        other.bind(("127.0.0.1", server.port))
+        other.bind(("127.0.0.1", new_server.port))
         other.listen()
-        server.start()
-        assert server.process.wait(SECONDS) == 1
-        server.wait_for(lambda: "Choose another with PORT=" in server.output)
-    assert not (server.folder / "bloxserver.sqlite3").exists()
+        new_server.start()
+        assert new_server.process.wait(SECONDS) == 1
+        new_server.wait_for(lambda: "Choose another with PORT=" in new_server.output)
+    assert not (new_server.folder / "bloxserver.sqlite3").exists()
 
 
 @pytest.mark.once
@@ -94,8 +93,6 @@ def test_a_database_that_is_away_is_one_line_and_not_a_stack_trace(server: UpSer
 @pytest.mark.once
 def test_a_worker_looks_each_second_whether_the_broker_is_back(server: UpServer) -> None:
     server.environment["REDIS_URL"] = "redis://127.0.0.1:9/0"  # nobody is there
-    migrate = [sys.executable, "manage.py", "migrate", "--verbosity=0"]
-    subprocess.run(migrate, cwd=REPOSITORY, env=server.environment, check=True)
     server.start(sys.executable, "manage.py", "start", "worker")
     server.wait_for(lambda: server.output.count("Trying again in ") >= 4)
     assert server.output.count("Trying again in 1.00 second") == server.output.count("Trying again in ")

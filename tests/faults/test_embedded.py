@@ -31,6 +31,7 @@ PROCESSES = {"worker": "--queues executions", "web": "granian"}
 @pytest.fixture
 def embedded(tmp_path: Path, world: Witness) -> Iterator[UpServer]:
     server = UpServer(tmp_path)
+    server.spare_the_migrations()
     server.environment |= {"REDIS_URL": "", "BLOX_HTTP_ALLOW": world.host, "BLOX_LEASE_SECONDS": "3"}
     server.start()
     server.wait_until_ready()

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
 
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Browser, Page, sync_playwright
 
 from tests.pages.server import Server
 
@@ -80,10 +80,20 @@ class Window:
 
 
 @contextmanager
-def window(
-    server: Server, width: int = 1280, height: int = 800, theme: Literal["light", "dark"] = "light"
-) -> Iterator[Window]:
+def running_browser() -> Iterator[Browser]:
     options: dict[str, Any] = {"executable_path": chromium(), "args": ARGUMENTS}
     with sync_playwright() as playwright, playwright.chromium.launch(**options) as browser:
-        context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=theme)
+        yield browser
+
+
+@contextmanager
+def window(
+    browser: Browser,
+    server: Server,
+    width: int = 1280,
+    height: int = 800,
+    theme: Literal["light", "dark"] = "light",
+) -> Iterator[Window]:
+    """With cookies and a cache of its own."""
+    with browser.new_context(viewport={"width": width, "height": height}, color_scheme=theme) as context:
         yield Window(context.new_page(), server)

@@ -8,7 +8,7 @@ import sys
 from tests.llm.model_server import ModelServer
 from tests.pages.agent_sample import run_agent
 from tests.pages.billing_sample import LEO, opened_shop, settings_of, subscribe_and_stay
-from tests.pages.browser import Window, chromium, window
+from tests.pages.browser import Window, chromium, running_browser, window
 from tests.pages.sample import fill
 from tests.pages.server import REPOSITORY, running_server
 from tests.witness import witness
@@ -65,7 +65,7 @@ def main() -> None:
         subscribe_and_stay(server, stripe)
         fill(server, world.url, repeat=3)
         run_agent(server, models)
-        with window(server) as view:
+        with running_browser() as browser, window(browser, server) as view:
             take_all(view)
             if view.problems:
                 sys.exit("The pages have problems:\n" + "\n".join(view.problems))

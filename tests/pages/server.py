@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.databases import copy_migrated_file
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 SECONDS = 60  # after which a start is given up; it takes a few
 
@@ -41,6 +43,7 @@ def running_server(http_allow: str, **settings: str) -> Iterator[Server]:
     when it does not get ready.
     """
     with tempfile.TemporaryDirectory(prefix="bloxserver-pages-") as folder:
+        copy_migrated_file(Path(folder) / "bloxserver.sqlite3")  # as its first start makes it, in seconds
         environment = _environment(folder, http_allow) | settings
         process = subprocess.Popen(
             [sys.executable, "manage.py", "up", "--demo", "--with-parent"],

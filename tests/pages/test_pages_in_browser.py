@@ -3,9 +3,10 @@
 from collections.abc import Iterator
 
 import pytest
+from playwright.sync_api import Browser
 
 from tests.pages.billing_sample import LEO, opened_shop, settings_of, subscribe_and_stay
-from tests.pages.browser import Window, chromium, window
+from tests.pages.browser import Window, chromium, running_browser, window
 from tests.pages.sample import fill
 from tests.pages.server import Server, running_server
 from tests.witness import witness
@@ -14,6 +15,7 @@ pytestmark = [
     pytest.mark.processes,
     pytest.mark.once,
     pytest.mark.pages,
+    pytest.mark.xdist_group("pages"),
     pytest.mark.skipif(chromium() is None, reason="no Chromium on the PATH, none in CHROMIUM"),
 ]
 LISTS = "#content-main .model-list a, #content-main tbody th a"
@@ -27,9 +29,15 @@ def server() -> Iterator[Server]:
         yield running
 
 
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with running_browser() as running:
+        yield running
+
+
 @pytest.fixture
-def view(server: Server) -> Iterator[Window]:
-    with window(server) as opened:
+def view(browser: Browser, server: Server) -> Iterator[Window]:
+    with window(browser, server) as opened:
         opened.sign_in()
         yield opened
         assert opened.problems == []
@@ -54,8 +62,8 @@ def test_every_list_and_a_page_of_each_show_without_an_error(view: Window) -> No
 @pytest.mark.parametrize(
     "path", ["/", "/admin/login/", "/admin/flows/flow/", "/admin/executions/execution/", "/api/docs"]
 )
-def test_no_page_is_wider_than_a_telephone(server: Server, path: str) -> None:
-    with window(server, width=390) as view:
+def test_no_page_is_wider_than_a_telephone(browser: Browser, server: Server, path: str) -> None:
+    with window(browser, server, width=390) as view:
         view.sign_in()
         view.open(path)
         assert not view.is_wider_than_the_window()
@@ -123,8 +131,10 @@ def test_a_limit_of_a_customers_own_is_added_and_shown(view: Window) -> None:
     assert shown.inner_text().split("\t")[2:] == ["8", "8", "it is deleted"]
 
 
-def test_the_customers_page_fits_a_telephone_and_asks_before_a_subscription_is_ended(server: Server) -> None:
-    with window(server, width=390, theme="dark") as view:
+def test_the_customers_page_fits_a_telephone_and_asks_before_a_subscription_is_ended(
+    browser: Browser, server: Server
+) -> None:
+    with window(browser, server, width=390, theme="dark") as view:
         view.sign_in()
         view.open(f"/admin/billing/customer/?q={LEO}")
         page = view.follow("#result_list tbody a")
