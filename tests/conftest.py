@@ -21,7 +21,7 @@ pytest_plugins = ["tests.faults.table"]  # here, since what starts pytest-xdist'
 
 
 def pytest_collection_finish() -> None:
-    gc.freeze()  # what is imported by now stays: a tenth of the suite's time went into looking whether it could go
+    gc.freeze()  # what is imported by now stays: nobody needs to look whether it could go
 
 
 @pytest.fixture(scope="session")
