@@ -18,7 +18,6 @@ from django.db.models import Exists, OuterRef, Subquery
 from accounts.models import User
 from billing.kept_history import history_days
 from billing.runs import keep_counting
-from billing.services import limits_of
 from executions import tally
 from executions.models import Execution, State
 from executions.querysets import ExecutionQuerySet
@@ -27,6 +26,8 @@ from flows.services import erase_flow
 
 BATCH = 200  # executions in one transaction: a few hundredths of a second
 SECONDS = 2.0  # of one run of the task; the rest waits for the next
+TOGETHER = 1_000  # users of one turn: to find that nothing of theirs is due takes some hundredths of a second
+TURN_SECONDS = 10  # as often as the clock has it done
 DRAFT_DAYS = 1  # a person may still be at a draft that was tested so recently
 
 
@@ -38,13 +39,15 @@ class Pruned:
     is_done: bool = True  # False: the time was up, and more is left
 
 
-def prune_history(*, now: datetime, seconds: float | None = SECONDS) -> Pruned:
-    """Delete what is to go, for about `seconds` (None: until all is gone)."""
+def prune_history(*, now: datetime, seconds: float | None = SECONDS, turns: int | None = None) -> Pruned:
+    """Delete what is to go, for about `seconds` (None: until all is gone): of so many times `TOGETHER` users, from those on
+    whose turn it is, or of all."""
     stop_at = None if seconds is None else time.monotonic() + seconds
     pruned = Pruned()
     for flow in Flow.with_deleted.filter(deleted_at__isnull=False).without_bodies():
         _prune_flow(flow, pruned, stop_at)
-    _prune_outlived(pruned, stop_at, now)
+    for turn in _turns(now)[:turns]:
+        _prune_outlived(_users_to_prune(turn, now), pruned, stop_at)
     pruned.drafts = _prune_drafts(now)
     return pruned
 
@@ -83,9 +86,15 @@ def _of_flow(flow: Flow) -> ExecutionQuerySet:
     return Execution.objects.filter(flow=flow).order_by("started_at", "id")
 
 
-def _prune_outlived(pruned: Pruned, stop_at: float | None, now: datetime) -> None:
+def _turns(now: datetime) -> list[int]:
+    """All of them, the one of `now` first: nobody has to remember which was the last."""
+    turns = -(-User.objects.count() // TOGETHER) or 1
+    first = int(now.timestamp() // TURN_SECONDS)
+    return [(first + number) % turns for number in range(turns)]
+
+
+def _prune_outlived(waiting: list[tuple[UUID, datetime]], pruned: Pruned, stop_at: float | None) -> None:
     """In rounds of one batch for each user, so that nobody's long history holds up the others'."""
-    waiting = list(_users_to_prune(now))
     while waiting and not _is_over(stop_at, pruned):
         left = []
         for user_id, before in waiting:
@@ -98,17 +107,14 @@ def _prune_outlived(pruned: Pruned, stop_at: float | None, now: datetime) -> Non
         waiting = left
 
 
-def _users_to_prune(now: datetime) -> list[tuple[UUID, datetime]]:
-    """Users, with the moment before which their history goes; one look into the index for each user's oldest."""
+def _users_to_prune(turn: int, now: datetime) -> list[tuple[UUID, datetime]]:
+    """Of those of a turn, with the moment before which their history goes; one look into the index for each one's oldest."""
+    ids = User.objects.order_by("pk").values_list("pk", flat=True)[turn * TOGETHER : (turn + 1) * TOGETHER]
     oldest = Execution.objects.filter(user=OuterRef("pk"), state=State.ENDED).order_by("started_at", "id")
-    users = User.objects.annotate(oldest=Subquery(oldest.values("started_at")[:1]))
-    beyond = [
-        user
-        for user in users.filter(oldest__lt=now - timedelta(days=1)).order_by("oldest")
-        if user.oldest < now - timedelta(days=limits_of(user).history_days)
-    ]
-    days = history_days(beyond, now=now) if beyond else {}
-    due = [(user, now - timedelta(days=days[user.pk])) for user in beyond]
+    users = User.objects.filter(pk__in=list(ids)).annotate(oldest=Subquery(oldest.values("started_at")[:1]))
+    with_old = list(users.filter(oldest__lt=now - timedelta(days=1)).order_by("oldest"))
+    days = history_days(with_old, now=now)
+    due = [(user, now - timedelta(days=days[user.pk])) for user in with_old]
     return [(user.pk, before) for user, before in due if user.oldest < before]
 
 

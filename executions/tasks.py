@@ -33,7 +33,7 @@ def fold_tallies() -> None:
 
 @shared_task(name=Job.PRUNE, ignore_result=True)
 def prune_history() -> None:
-    history.prune_history(now=timezone.now())
+    history.prune_history(now=timezone.now(), turns=1)
     bulk.prune_operations(now=timezone.now())
 
 

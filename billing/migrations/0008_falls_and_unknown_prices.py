@@ -36,15 +36,4 @@ class Migration(migrations.Migration):
                 help_text="Its price is not known to bring a tier: it keeps the one that it brought last.",
             ),
         ),
-        migrations.AddConstraint(
-            model_name="flowcapreview",
-            constraint=models.CheckConstraint(
-                condition=models.Q(
-                    ("from_tier", ""),
-                    ("from_tier__in", ["free", "pro", "enterprise", "high_frequency"]),
-                    _connector="OR",
-                ),
-                name="flowcapreview_from_tier_known",
-            ),
-        ),
     ]

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from django.contrib.postgres.operations import AddIndexConcurrently
-from django.db.migrations import AddIndex
+from django.contrib.postgres.operations import AddConstraintNotValid, AddIndexConcurrently, ValidateConstraint
+from django.db.migrations import AddConstraint, AddIndex
 
 
 class AddIndexOnline(AddIndexConcurrently):
@@ -19,3 +19,20 @@ class AddIndexOnline(AddIndexConcurrently):
     def database_backwards(self, app_label: str, schema_editor: Any, from_state: Any, to_state: Any) -> None:
         operation = AddIndexConcurrently if schema_editor.connection.vendor == "postgresql" else AddIndex
         operation.database_backwards(self, app_label, schema_editor, from_state, to_state)
+
+
+class AddCheckOnline(AddConstraintNotValid):
+    """A check that holds for new rows at once, and for those that are there after a look at each, which keeps no writer
+    waiting: on PostgreSQL.
+
+    The migration needs `atomic = False`. One that is interrupted leaves the check in force but not validated: drop it, and
+    migrate again.
+    """
+
+    def database_forwards(self, app_label: str, schema_editor: Any, from_state: Any, to_state: Any) -> None:
+        if schema_editor.connection.vendor != "postgresql":
+            AddConstraint.database_forwards(self, app_label, schema_editor, from_state, to_state)
+            return
+        super().database_forwards(app_label, schema_editor, from_state, to_state)
+        validate = ValidateConstraint(self.model_name, self.constraint.name)
+        validate.database_forwards(app_label, schema_editor, from_state, to_state)

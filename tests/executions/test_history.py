@@ -83,6 +83,25 @@ def test_one_run_stops_when_its_time_is_up_and_the_command_does_all(
     assert said.getvalue().startswith("Deleted 5 executions, ")
 
 
+def test_the_clock_has_users_looked_at_in_turns_and_the_command_looks_at_all(
+    alice: User, bob: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(history, "TOGETHER", 1)
+    flows = [make_flow(alice), make_flow(bob)]
+    for flow in flows:
+        aged(flow, 31)
+    left = []
+    for turn in range(2):
+        history.prune_history(now=NOW + turn * timedelta(seconds=history.TURN_SECONDS), turns=1)
+        left.append(Execution.objects.count())
+    assert left == [1, 0]
+
+    for flow in flows:
+        aged(flow, 31)
+    call_command("prune_history", stdout=StringIO())
+    assert Execution.objects.count() == 0
+
+
 def test_a_draft_that_was_tested_goes_with_its_last_test_run(alice: User) -> None:
     flow = make_flow(alice)
     old = {"created_at": NOW - timedelta(days=40), "organism_yaml": "x"}
