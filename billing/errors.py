@@ -49,7 +49,8 @@ class NoCustomer(Conflict):
 
 
 class TierNotSold(Conflict):
-    """There is no price for it at Stripe: operators put users on it."""
+    """There is no price for it at Stripe, or the user's subscription has one that is not known here: operators put users on
+    it."""
 
     code = "tier_not_sold"
 

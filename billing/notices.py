@@ -2,6 +2,7 @@
 
 from datetime import datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 from django.db import transaction
 from django.db.models import Exists, OuterRef
@@ -10,7 +11,7 @@ from accounts.models import User
 from billing.models import BillingMail, FlowCapReview, LimitOverride, MailKind
 from billing.overrides import KEPT_SECONDS
 
-REVIEW_WAIT = timedelta(minutes=1)  # longer than a review takes; twice as long after each attempt, up to
+REVIEW_WAIT = timedelta(minutes=1)  # longer than an attempt takes; twice as long after each attempt, up to
 NAMELESS_AFTER = 3  # attempts
 EXPIRED = 100  # at a time
 KNOWN_AFTER = timedelta(seconds=2 * KEPT_SECONDS)
@@ -76,28 +77,42 @@ def plan_review(review: FlowCapReview, flows: list[dict[str, str]]) -> None:
     FlowCapReview.objects.filter(pk=review.pk).update(stopped=review.stopped)
 
 
+def interrupt_review(review: FlowCapReview, *, now: datetime) -> None:
+    """The attempt has had its time, and has not failed: it counts no more, and the next is due at once. One that is not the
+    latest says nothing."""
+    latest = FlowCapReview.objects.filter(pk=review.pk, attempts=review.attempts, done_at=None)
+    latest.update(attempts=review.attempts - 1, due_at=now)
+
+
 def complete_review(review: FlowCapReview, *, now: datetime) -> None:
-    """The flows are stopped: their names go into the mail, which is due now. Once, by the condition on `done_at`."""
+    """The flows are stopped: their names go into the mail that waits for them, or where that has gone out without, into one
+    of their own. Once, by the condition on `done_at`."""
     with transaction.atomic():
         open_ones = FlowCapReview.objects.filter(pk=review.pk, done_at=None)
         if not open_ones.update(done_at=now, due_at=None, error=""):
             return
         names = [flow["name"] for flow in review.stopped]
-        if not review.from_tier and not names:  # of a limit of the user's own, which holds no flow back
+        if review.mail_id and _complete_mail(review.mail_id, names, now=now):
             return
-        if review.mail is None:
-            context: dict[str, Any] = {"tier": review.user.tier, "stopped_flows": names}
-            if not review.from_tier:
-                context["own_limit"] = True
-            key = f"downgraded:review:{review.pk}"
-            note_mail(user=review.user, kind=MailKind.DOWNGRADED, key=key, context=context, now=now)
+        if not names and (review.mail_id or not review.from_tier):  # told already; or a limit that holds no flow back
             return
-        mail = BillingMail.objects.select_for_update(of=("self",)).get(pk=review.mail.pk)
-        if mail.sent_at is not None:  # without the names, since the review kept failing
-            return
-        mail.context = {**mail.context, "stopped_flows": names}
-        mail.due_at = now
-        mail.save(update_fields=["context", "due_at"])
+        context: dict[str, Any] = {"tier": review.user.tier, "stopped_flows": names}
+        if not review.from_tier:
+            context["own_limit"] = True
+        key = f"downgraded:review:{review.pk}"
+        note_mail(user=review.user, kind=MailKind.DOWNGRADED, key=key, context=context, now=now)
+
+
+def _complete_mail(mail_id: UUID, names: list[str], *, now: datetime) -> bool:
+    """Whether the mail tells `names` now. One that has had an attempt may be on its way without them."""
+    untried = BillingMail.objects.filter(pk=mail_id, attempts=0, sent_at=None)
+    mail = untried.select_for_update(of=("self",)).first()
+    if mail is None:
+        return False
+    mail.context = {**mail.context, "stopped_flows": names}
+    mail.due_at = now
+    mail.save(update_fields=["context", "due_at"])
+    return True
 
 
 def fail_review(review: FlowCapReview, error: str, *, now: datetime) -> None:

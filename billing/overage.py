@@ -4,6 +4,7 @@ A period's rows add up to what it has been found to be over by. Whoever counts k
 app; whoever sends is `billing.stripe.metering`.
 """
 
+from collections.abc import Callable
 from datetime import datetime, timedelta
 
 from django.db import transaction
@@ -31,13 +32,6 @@ def claim_period(*, now: datetime) -> SubscriptionPeriod | None:
     return period
 
 
-def included_runs(period: SubscriptionPeriod, *, now: datetime) -> int | None:
-    """The most that has been included at any time of the period; None: all, also where the tier sells no overage."""
-    if not TIERS[period.tier].overage_price:
-        return None
-    return most_runs(period.included_runs, entitled_runs(period.user, period.tier, now=now))
-
-
 def entitled_runs(user: User, tier: str, *, now: datetime) -> int | None:
     """What a subscription to `tier` includes now, or what an operator has set; where the user is on a higher tier by now,
     what that brings. None: all."""
@@ -45,16 +39,19 @@ def entitled_runs(user: User, tier: str, *, now: datetime) -> int | None:
     return most_runs(paid_for, limits_of(user, now=now).runs_per_month)
 
 
-def note_runs(period: SubscriptionPeriod, *, runs: int, now: datetime) -> OverageReport | None:
-    """Write down what `runs`, counted since `now`, are over the limit and what has not been written down before.
+def note_runs(period: SubscriptionPeriod, *, count: Callable[[], int], now: datetime) -> OverageReport | None:
+    """Write down what the period's runs are over the limit and what has not been written down before. `count` says how many
+    they are, and is not asked where none can be over.
 
     The period's row lock gives each count the sum of those before it; a count that is older than the last adds nothing.
     """
+    runs = count() if _limit(period) is not None else 0  # before the lock: on SQLite it would hold up others
     with transaction.atomic():
         row = SubscriptionPeriod.objects.select_for_update(of=("self",)).get(pk=period.pk)
-        included = included_runs(row, now=now)
+        # After the count: what has come to be included meanwhile may have let in some of these runs.
         row.included_runs = most_runs(row.included_runs, entitled_runs(row.user, row.tier, now=now))
-        over = max(0, runs - included) if included is not None else 0
+        limit = _limit(row)
+        over = 0 if limit is None else max(0, runs - limit)
         ledger = OverageReport.objects.filter(user=period.user, period_start=row.starts_at)
         told = ledger.aggregate(runs=Sum("value", default=0), rows=Count("pk"))
         row.count_due_at = _next_count(row, now)
@@ -72,6 +69,11 @@ def note_runs(period: SubscriptionPeriod, *, runs: int, now: datetime) -> Overag
             created_at=now,
             due_at=now,
         )
+
+
+def _limit(period: SubscriptionPeriod) -> int | None:
+    """The most runs that have been included at any time of the period; None: all, also where the tier sells no overage."""
+    return period.included_runs if TIERS[period.tier].overage_price else None
 
 
 def _next_count(period: SubscriptionPeriod, now: datetime) -> datetime | None:

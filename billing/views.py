@@ -24,7 +24,10 @@ from bloxserver.api.schema import api_error
 from bloxserver.api.throttling import TierThrottle, limiter
 
 PAGES_PER_MINUTE = 10  # of a user: checkout, portal and changes of the subscription together
-NOT_CONFIGURED = "No key of Stripe's is set (billing_not_configured), or Stripe is away (billing_unavailable)."
+NOT_CONFIGURED = (
+    "No key of Stripe's is set (billing_not_configured); Stripe is away, or does not have yet what is sold "
+    "(billing_unavailable)."
+)
 
 
 class StripePageThrottle(BaseThrottle):
@@ -104,9 +107,9 @@ class SubscriptionView(GenericAPIView[Any]):
             200: SubscriptionSerializer,
             402: api_error("The difference could not be charged, and nothing has changed (payment_failed)."),
             409: api_error(
-                "There is no subscription (no_subscription: use the checkout), none to be had of the tier (tier_not_sold), "
-                "or something to pay first (payment_due); the tier is yours already without paying (tier_set_by_operator); or "
-                "another change is under way (change_under_way)."
+                "There is no subscription (no_subscription: use the checkout), none to be had of the tier, or yours has a "
+                "price that is not known here (tier_not_sold), or there is something to pay first (payment_due); the tier is "
+                "yours already without paying (tier_set_by_operator); or another change is under way (change_under_way)."
             ),
             503: api_error(NOT_CONFIGURED),
         },

@@ -3,6 +3,7 @@
 import logging
 import time
 from datetime import datetime
+from functools import partial
 
 from accounts.models import User
 from billing import overage
@@ -37,8 +38,5 @@ def report_overage_of(user: User, *, now: datetime) -> None:
 
 
 def _report(period: SubscriptionPeriod, now: datetime) -> None:
-    if overage.included_runs(period, now=now) is None:
-        runs = 0  # nothing is over an unlimited tier's
-    else:
-        runs = runs_of(period.user, Period(period.starts_at, period.ends_at))
-    overage.note_runs(period, runs=runs, now=now)
+    lasts = Period(period.starts_at, period.ends_at)
+    overage.note_runs(period, count=partial(runs_of, period.user, lasts), now=now)

@@ -163,12 +163,12 @@ def _raise(subscription: StripeObject, prices: Sequence[StripeObject]) -> None:
 
 
 def _raised(subscription: StripeObject, prices: Sequence[StripeObject]) -> list[dict[str, Any]]:
-    """The tier's item at the new price, and the price of the overage if it lacks. Any other item stays: the meter's has runs to
-    bill that were over the limit before."""
+    """The tier's item at the new price, and the price of the overage where no item has its meter: each would bill the same
+    runs. Any other item stays: the meter's has runs to bill that were over the limit before."""
     monthly, *metered = prices
     item, _ = tier_item(subscription)
-    there = {each["price"]["id"] for each in subscription["items"]["data"]}
-    missing = ({"price": price["id"]} for price in metered if price["id"] not in there)
+    meters = {each["price"]["recurring"]["meter"] for each in subscription["items"]["data"]}
+    missing = ({"price": price["id"]} for price in metered if price["recurring"]["meter"] not in meters)
     return [{"id": item["id"], "price": monthly["id"]}, *missing]
 
 

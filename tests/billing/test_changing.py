@@ -268,10 +268,15 @@ def test_runs_that_stripe_does_not_take_keep_the_tier_as_it_is(mall: Shop, payin
     assert (at_stripe(mall), told(mall)) == (before, [])
 
 
-def test_an_overage_price_of_the_new_tier_is_added(mall: Shop, paying: User) -> None:
+def test_an_overage_price_of_the_new_tier_is_not_added_beside_one_that_bills_the_same_runs(
+    mall: Shop, paying: User
+) -> None:
     sell_overage(mall, "enterprise")
+    use(paying, LIMIT + 3_000, mall.now)
     change(mall, paying, "enterprise")
-    assert sold(mall) == ["blox_enterprise_monthly", "blox_enterprise_overage", "blox_pro_overage"]
+    assert sold(mall) == ["blox_enterprise_monthly", "blox_pro_overage"]
+    mall.stripe.advance(days=31)
+    assert charged(mall)[-1] == ENTERPRISE + 150
 
 
 def sell_overage(shop: Shop, tier: str) -> None:
@@ -495,6 +500,13 @@ def test_who_has_none_is_sent_to_the_checkout(mall: Shop, carol: User, tier: str
 def test_a_tier_without_a_price_is_not_sold(shop: Shop, carol: User, tier: str) -> None:
     shop.subscribe(carol)
     assert refused(carol, tier) == (409, "tier_not_sold")
+
+
+def test_where_the_price_of_pro_has_not_been_made_it_is_for_the_operator_to_mend(mall: Shop, enterprise: User) -> None:
+    [price] = client().v1.prices.list({"lookup_keys": ["blox_pro_monthly"]}).data
+    client().v1.prices.update(price.id, {"active": False})
+    assert refused(enterprise, "pro") == (503, "billing_unavailable")
+    assert pending(enterprise) == ("enterprise", None)
 
 
 @pytest.mark.parametrize("after_retries", ["past_due", "unpaid"])

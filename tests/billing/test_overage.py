@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from django.core import mail
 from django.db import connection
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 from pytest_django import Settings
 
@@ -382,6 +383,15 @@ def test_a_period_of_a_tier_that_sells_no_overage_has_none(shop: Shop, paying: U
     assert told(shop) == []
 
 
+@pytest.mark.parametrize("kept", [{"included_runs": None}, {"tier": "enterprise"}], ids=["unlimited", "no overage"])
+def test_where_no_run_can_be_over_none_is_counted(kept: dict[str, Any], shop: Shop, paying: User) -> None:
+    SubscriptionPeriod.objects.update(**kept)
+    with CaptureQueriesContext(connection) as captured:
+        overage.report_overage(now=shop.now)
+    assert "included_runs" in str(captured.captured_queries)
+    assert DeletedRuns._meta.db_table not in str(captured.captured_queries)
+
+
 # Crashes. --------------------------------------------------------------------------------------------------------
 def test_a_crash_before_the_sending_loses_nothing(shop: Shop, paying: User) -> None:
     use(paying, LIMIT + 10, shop.now)
@@ -453,9 +463,20 @@ def test_what_is_too_old_for_stripe_is_given_up_and_says_so(shop: Shop, paying: 
 
 def test_an_older_count_that_comes_late_adds_nothing(shop: Shop, paying: User) -> None:
     period = SubscriptionPeriod.objects.select_related("user").latest("starts_at")
-    assert ledger.note_runs(period, runs=LIMIT + 10, now=shop.now) is not None
-    assert ledger.note_runs(period, runs=LIMIT + 4, now=shop.now) is None
+    assert ledger.note_runs(period, count=lambda: LIMIT + 10, now=shop.now) is not None
+    assert ledger.note_runs(period, count=lambda: LIMIT + 4, now=shop.now) is None
     assert OverageReport.objects.get().value == 10
+
+
+def test_what_comes_to_be_included_during_a_count_is_not_charged(shop: Shop, paying: User) -> None:
+    def count() -> int:
+        give(paying, "runs_per_month", 5 * LIMIT)
+        overrides.forget()
+        return LIMIT + 10
+
+    period = SubscriptionPeriod.objects.select_related("user").latest("starts_at")
+    assert ledger.note_runs(period, count=count, now=shop.now) is None
+    assert SubscriptionPeriod.objects.get(pk=period.pk).included_runs == 5 * LIMIT
 
 
 @pytest.mark.django_db(transaction=True)

@@ -5,14 +5,17 @@ from io import StringIO
 from typing import Any
 
 import pytest
+from django.core import mail as outbox
 from django.core.management import call_command
+from django.db import connection
 from django.test import Client
+from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 from django.utils import timezone
 
 from accounts.models import Tier, User
 from accounts.services import set_tier
-from billing import overrides
+from billing import notices, overrides, subscription_mails
 from billing.models import (
     BillingMail,
     DeletedRuns,
@@ -28,6 +31,7 @@ from billing.stripe import services
 from billing.stripe.client import client
 from billing.stripe.prices import tier_of_price
 from bloxserver.core.errors import Conflict
+from bloxserver.core.outbox import claim
 from executions import flow_caps, history, tasks
 from executions.usage.counting import runs_of
 from flows.models import Flow, FlowStatus
@@ -472,6 +476,111 @@ def test_a_review_that_keeps_failing_does_not_hold_back_the_mail_for_ever(shop: 
     told.refresh_from_db()
     assert told.due_at is None  # it is not sent twice
     assert statuses(carol)["one"] == "stopped"
+
+
+def told_without_names(shop: Shop, user: User) -> BillingMail:
+    """The mail of a fall, due because the review has failed too often; the review can succeed from now on."""
+    shop.subscribe(user)
+    services.cancel_subscription(user=user, at_period_end=False, now=shop.now)
+    FlowCapReview.objects.update(stopped=[{}])  # what it cannot read
+    for _ in range(notices.NAMELESS_AFTER):
+        FlowCapReview.objects.update(due_at=timezone.now())
+        tasks.review_flow_caps()
+    FlowCapReview.objects.update(due_at=timezone.now(), stopped=[])
+    told = BillingMail.objects.get(kind="back_to_free")
+    assert told.due_at is not None
+    return told
+
+
+@pytest.mark.parametrize("so_far", ["sent", "under way"])
+def test_where_the_mail_went_out_without_names_another_names_the_flows_that_are_stopped_later(
+    so_far: str, shop: Shop, carol: User
+) -> None:
+    running(carol, "one", "two")
+    told = told_without_names(shop, carol)
+    if so_far == "sent":
+        subscription_mails.send_due_mails()
+        outbox.outbox.clear()
+    else:
+        claim(BillingMail.objects.filter(pk=told.pk), now=timezone.now(), most=1)
+    before = BillingMail.objects.filter(pk=told.pk).values().get()
+
+    tasks.review_flow_caps()
+
+    assert statuses(carol) == {"one": "stopped", "two": "running"}
+    assert BillingMail.objects.filter(pk=told.pk).values().get() == before
+    subscription_mails.send_due_mails()
+    [said] = [message for message in outbox.outbox if message.subject == "Your account is on the Free tier now"]
+    assert "\n- one\n" in str(said.body)
+
+
+def test_a_mail_that_is_under_way_without_names_is_all_where_no_flow_is_stopped(shop: Shop, carol: User) -> None:
+    told = told_without_names(shop, carol)
+    claim(BillingMail.objects.filter(pk=told.pk), now=timezone.now(), most=1)
+    before = list(BillingMail.objects.values())
+    tasks.review_flow_caps()
+    assert FlowCapReview.objects.get().done_at is not None
+    assert list(BillingMail.objects.values()) == before
+
+
+def test_the_mail_that_has_had_no_attempt_yet_gets_the_names(shop: Shop, carol: User) -> None:
+    running(carol, "one", "two")
+    told_without_names(shop, carol)
+    tasks.review_flow_caps()
+    assert mail(carol, "back_to_free")["stopped_flows"] == ["one"]
+    assert "downgraded" not in mails(carol)
+
+
+def look_shortly() -> None:
+    """One attempt, whose time is over at once."""
+    flow_caps.review_flow_caps(now=timezone.now(), seconds=0)
+
+
+def test_a_review_whose_time_is_over_goes_on_at_the_next_look(shop: Shop, carol: User) -> None:
+    shop.subscribe(carol)
+    running(carol, "one", "two", "three", "four")
+    services.cancel_subscription(user=carol, at_period_end=False, now=shop.now)
+    told = BillingMail.objects.get(kind="back_to_free")
+    for stopped in (1, 2, 3):
+        assert told.due_at is None
+        look_shortly()
+        assert Flow.objects.filter(status=FlowStatus.STOPPED).count() == stopped
+        told.refresh_from_db()
+    assert told.due_at is not None
+    assert told.context["stopped_flows"] == ["one", "two", "three"]
+
+
+def test_an_attempt_whose_time_is_over_has_not_failed(shop: Shop, carol: User) -> None:
+    shop.subscribe(carol)
+    running(carol, "one", "two", "three", "four", "five")
+    services.cancel_subscription(user=carol, at_period_end=False, now=shop.now)
+    for _ in range(notices.NAMELESS_AFTER):
+        look_shortly()
+    FlowCapReview.objects.update(stopped=[{}])  # what it cannot read
+    tasks.review_flow_caps()
+    assert FlowCapReview.objects.get().error
+    assert BillingMail.objects.get(kind="back_to_free").due_at is None
+
+
+def test_what_a_review_has_written_down_is_stopped_also_where_it_has_run_since(carol: User) -> None:
+    set_tier(user=carol, tier=Tier.PRO)
+    _, two, *_ = running(carol, "one", "two", "three", "four")
+    set_tier(user=carol, tier=Tier.FREE)
+    look_shortly()
+    make_execution(two, started_at=timezone.now())
+    tasks.review_flow_caps()
+    assert statuses(carol) == {"one": "stopped", "two": "stopped", "three": "stopped", "four": "running"}
+    assert mail(carol, "downgraded")["stopped_flows"] == ["one", "two", "three"]
+
+
+def test_a_review_reads_no_yaml_to_find_what_is_over_the_cap(carol: User) -> None:
+    set_tier(user=carol, tier=Tier.PRO)
+    running(carol, "one", "two")
+    set_tier(user=carol, tier=Tier.FREE)
+    with CaptureQueriesContext(connection) as captured:
+        tasks.review_flow_caps()
+    [found] = [query["sql"] for query in captured if "last_run" in query["sql"]]
+    assert "organism_yaml" not in found and "canvas_state" not in found
 
 
 def test_who_is_back_on_the_tier_before_the_review_keeps_all_flows(carol: User) -> None:
