@@ -80,16 +80,25 @@ def _customer(user: User) -> StripeCustomer:
 
 # The clock's. ------------------------------------------------------------------------------------------------------
 def work(*, seconds: float = SECONDS) -> None:
-    """Handle the events that are due, send the overage that is, close accounts, and look for lost events, for `seconds`."""
+    """Handle the events that are due, send the overage that is, close accounts, and look for lost events, for `seconds`.
+
+    They take turns, and each has one at least: overage that waited behind the events of others would miss its invoice.
+    """
     stop_at = time.monotonic() + seconds
-    attempts = (handle, metering.send, _close_one, _resync_one) if settings.STRIPE_API_KEY else ()
-    for attempt in attempts:  # without a key all stays due
-        outcome = Outcome.DONE
-        while outcome in (Outcome.DONE, Outcome.FAILED) and time.monotonic() < stop_at:
-            outcome = attempt(now=timezone.now())
-        if outcome is Outcome.AWAY:
-            break
+    while settings.STRIPE_API_KEY and time.monotonic() < stop_at and _take_turns():  # without a key all stays due
+        pass
     _forget(now=timezone.now())
+
+
+def _take_turns() -> bool:
+    """One of each; whether there may be more. Where Stripe is away there is not: the others would ask in vain."""
+    more = False
+    for attempt in (handle, metering.send, _close_one, _resync_one):
+        outcome = attempt(now=timezone.now())
+        if outcome is Outcome.AWAY:
+            return False
+        more |= outcome is not Outcome.NOTHING_DUE
+    return more
 
 
 def _close_one(*, now: datetime) -> Outcome:
