@@ -142,8 +142,10 @@ def _live(customer: Customer) -> list[tuple[Subscription, str, str]]:
 def _now(customer: Customer) -> str:
     """How it stands, from the database: the customer was read before."""
     tier = Tier(User.objects.values_list("tier", flat=True).get(pk=customer.pk)).label
+    is_missing = StripeCustomer.objects.filter(user=customer, missing_since__isnull=False).exists()
+    on = f"Stripe does not know this customer; on {tier}" if is_missing else f"on {tier}"
     subscription = Subscription.objects.for_user(customer).first()
     if subscription is None:
-        return f"on {tier}, no subscription"
+        return f"{on}, no subscription"
     ends = f", ends {subscription.cancel_at:%Y-%m-%d %H:%M}" if subscription.cancel_at else ""
-    return f"on {tier}, subscription {subscription.status}{ends}"
+    return f"{on}, subscription {subscription.status}{ends}"

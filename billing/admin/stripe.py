@@ -46,8 +46,8 @@ class OfUserAdmin(HistoryAdmin):
 
 @admin.register(StripeCustomer)
 class StripeCustomerAdmin(OfUserAdmin):
-    list_display = ("stripe_id", "user", "email", "synced_at", "close_due_at")
-    list_filter = ("created_at", "close_due_at")
+    list_display = ("stripe_id", "user", "email", "synced_at", "missing_since", "close_due_at")
+    list_filter = ("created_at", "missing_since", "close_due_at")
     search_fields = ("user__email", "=user__id", "=stripe_id", "email")
     search_help_text = "The user's e-mail or id, or Stripe's id of the customer"
 

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from django.conf import settings
 from django.db import models
 from django.db.models import F, Q
+from django.db.models.functions import Now
 from django.utils import timezone
 
 from accounts.models import Tier
@@ -42,14 +43,27 @@ class StripeCustomer(models.Model):
         help_text="Until when one caller alone may change subscriptions at Stripe.",
     )
     synced_at = models.DateTimeField(null=True, blank=True)
+    resync_due_at = models.DateTimeField(
+        null=True,
+        blank=True,
+        default=None,
+        db_default=Now(),  # those that were there before the column, or whom code that does not know it makes, are read once
+        help_text="When Stripe is asked next if no event comes; empty where no subscription lives.",
+    )
+    missing_since = models.DateTimeField(
+        null=True, blank=True, help_text="Since when Stripe says that it knows no such customer; empty where it does."
+    )
     created_at = models.DateTimeField(default=timezone.now)
 
     class Meta:
         constraints = [
             models.CheckConstraint(condition=Q(applied_ticket__lte=F("ticket")), name="stripecustomer_ticket_taken"),
         ]
-        indexes = [  # the clock's look for accounts to close
-            models.Index(fields=["close_due_at"], name="stripecustomer_close", condition=Q(close_due_at__isnull=False))
+        indexes = [  # the clock's looks: for accounts to close, and for customers to read again
+            models.Index(fields=["close_due_at"], name="stripecustomer_close", condition=Q(close_due_at__isnull=False)),
+            models.Index(
+                fields=["resync_due_at"], name="stripecustomer_resync", condition=Q(resync_due_at__isnull=False)
+            ),
         ]
         ordering = ["-created_at"]
 

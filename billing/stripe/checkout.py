@@ -32,9 +32,9 @@ def open_checkout(*, user: User, tier: str, success_url: str = "", cancel_url: s
         prices = prices_of(tier)
         customer = customer_of(user)
         expire(customer.checkout_session)
-        read = _read(customer, now)
-        _require_none(read)
-        if read.deleted:
+        read = sync(customer, now=now)
+        _require_none(user, read)
+        if read.is_gone:
             customer = replace_customer(customer)
         params = _params(user, customer, prices, has_had_trial=_has_had_trial(user))
         params["success_url"] = success_url or settings.BLOX_PUBLIC_URL
@@ -67,20 +67,13 @@ def open_portal(*, user: User, return_url: str = "") -> str:
             raise NoCustomer("Stripe no longer knows you as a customer: the next checkout makes you one.") from error
 
 
-def _read(customer: StripeCustomer, now: datetime) -> CustomerRead:
-    """One that Stripe does not know, of another account's key perhaps, is as one that was deleted; its rows here stay."""
-    from stripe import InvalidRequestError
-
-    try:
-        return sync(customer, now=now)
-    except InvalidRequestError as error:
-        if not is_missing(error):
-            raise
-        return CustomerRead(deleted=True, email="", subscriptions=[])
-
-
-def _require_none(read: CustomerRead) -> None:
-    """What Stripe says, not our rows: an event may be on its way."""
+def _require_none(user: User, read: CustomerRead) -> None:
+    """What Stripe says, not our rows: an event may be on its way. Where it knows no such customer, perhaps by a wrong key,
+    those that are live here are not forgotten for another customer: somebody may be paying for them."""
+    if read.missing and Subscription.objects.for_user(user).live().exists():
+        raise BillingUnavailable(
+            "Stripe does not know whom your subscription belongs to: the operator has to look at it. Nothing is sold twice."
+        )
     for subscription in read.subscriptions:
         if subscription.status not in ENDED:
             raise AlreadySubscribed(

@@ -74,6 +74,10 @@ def asking() -> Iterator[None]:
         _somebody_waits.reset(token)
 
 
+class CustomerMissing(Exception):
+    """Stripe knows no such customer, which may be the key's fault: what is to be done about it waits."""
+
+
 def is_missing(error: Exception) -> bool:
     """Whether Stripe does not know, or no longer, what it was asked about."""
     return getattr(error, "code", None) == "resource_missing"

@@ -26,11 +26,11 @@ def customer_of(user: User) -> StripeCustomer:
 
 
 def replace_customer(customer: StripeCustomer) -> StripeCustomer:
-    """Another in the place of one that somebody has deleted at Stripe. The condition of the UPDATE lets one of two at a
+    """Another in the place of one that is gone from Stripe. The condition of the UPDATE lets one of two at a
     time be it, and Stripe answers both with the same."""
     stripe_id, email = _create(customer.user, after=customer.stripe_id)
     gone = StripeCustomer.objects.filter(pk=customer.pk, stripe_id=customer.stripe_id)
-    gone.update(stripe_id=stripe_id, email=email, checkout_session="")
+    gone.update(stripe_id=stripe_id, email=email, checkout_session="", missing_since=None)
     customer.refresh_from_db()
     return customer
 

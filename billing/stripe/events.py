@@ -19,7 +19,7 @@ from billing.errors import BillingNotConfigured, InvalidSignature
 from billing.models import EventFlag, StripeCustomer, StripeEvent
 from billing.models.stripe import ENDED
 from billing.stripe import dunning
-from billing.stripe.client import Outcome, is_away, said
+from billing.stripe.client import CustomerMissing, Outcome, is_away, said
 from billing.stripe.reading import CustomerRead, id_of
 from billing.stripe.sync import sync
 from bloxserver.core import json_text
@@ -167,7 +167,10 @@ def _handle(event: StripeEvent, now: datetime) -> str:
         # It may be of a page that was open still: what was bought on it is ended too.
         StripeCustomer.objects.filter(pk=customer.pk, close_due_at=None).update(close_due_at=now)
         return EventFlag.DELETED_USER
-    _warn_of_two(sync(customer, now=now), customer)
+    read = sync(customer, now=now)
+    if read.missing:
+        raise CustomerMissing("Stripe does not know the customer: is STRIPE_API_KEY of another account?")
+    _warn_of_two(read, customer)
     teller = HANDLED[event.type]
     if teller is not None:
         teller(customer, subject, now)

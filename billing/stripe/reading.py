@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from accounts.models import Tier
 from billing.models import SubscriptionStatus
-from billing.stripe.client import client
+from billing.stripe.client import client, is_missing
 from billing.stripe.prices import tier_of_price
 
 MOST = 100  # of a customer's subscriptions, the newest first; older ones have long ended
@@ -42,19 +42,34 @@ class SubscriptionRead:
 
 @dataclass(frozen=True, slots=True)
 class CustomerRead:
-    deleted: bool  # by somebody at Stripe: nothing can be sold to it any more
     email: str
     subscriptions: list[SubscriptionRead]
+    complete: bool  # no other subscription is, or has ever been, the customer's
+    deleted: bool = False  # by somebody at Stripe
+    missing: bool = False  # from Stripe altogether: it was made with a key of another account, or of test data
+
+    @property
+    def is_gone(self) -> bool:
+        """Nothing can be sold to it any more."""
+        return self.deleted or self.missing
 
 
 def read_customer(stripe_id: str) -> CustomerRead:
-    """What Stripe has of the customer now. Raises the SDK's errors."""
-    customer = client().v1.customers.retrieve(stripe_id).to_dict()
+    """What Stripe has of the customer now. Raises the SDK's errors, but for a customer that is missing."""
+    from stripe import InvalidRequestError
+
+    try:
+        customer = client().v1.customers.retrieve(stripe_id).to_dict()
+    except InvalidRequestError as error:
+        if not is_missing(error):
+            raise
+        return CustomerRead(email="", subscriptions=[], complete=True, missing=True)
     listed = client().v1.subscriptions.list({"customer": stripe_id, "status": "all", "limit": MOST})
     return CustomerRead(
-        deleted=bool(customer.get("deleted")),
         email=customer.get("email") or "",
         subscriptions=[_subscription(subscription.to_dict()) for subscription in listed.data],
+        complete=not listed.has_more,
+        deleted=bool(customer.get("deleted")),
     )
 
 

@@ -6,19 +6,19 @@ from datetime import datetime, timedelta
 
 from django.conf import settings
 from django.db import transaction
-from django.db.models import Exists, OuterRef, Q
+from django.db.models import Q
 from django.utils import timezone
 
 from accounts.models import User
 from billing.errors import NoCustomer
-from billing.models import StripeCustomer, StripeEvent, Subscription
+from billing.models import StripeCustomer, StripeEvent
 from billing.stripe import metering
 from billing.stripe.changing import alone, end_at_once, end_with_period, live_at_stripe
 from billing.stripe.checkout import expire
 from billing.stripe.client import Outcome, asking, client, is_away, said
 from billing.stripe.events import handle
 from billing.stripe.reading import CustomerRead
-from billing.stripe.sync import sync
+from billing.stripe.sync import READ_AFTER, end_here, sync
 from bloxserver.core import json_text
 from bloxserver.core.errors import Conflict, NotFound
 
@@ -26,9 +26,8 @@ logger = logging.getLogger(__name__)
 
 SECONDS = 10.0  # of one round; the rest waits for the next
 REMEMBERED = timedelta(days=90)  # events that are done or given up; Stripe repeats none that is older than 30 days
-EVENT_LATE = timedelta(hours=1)  # after a moment at which something was to happen
-RESYNC_AFTER = timedelta(days=1)
 CLOSE_WAIT = timedelta(minutes=10)  # after an attempt to close an account
+AT_ONCE = timedelta(0)
 
 
 def replay_event(event_id: str, *, now: datetime) -> StripeEvent:
@@ -64,12 +63,12 @@ def cancel_subscription(*, user: User, at_period_end: bool = True, now: datetime
 
 
 def sync_customer(*, user: User, now: datetime) -> CustomerRead:
-    """Bring the user's subscriptions and tier to what Stripe says. Raises `NoCustomer`, `BillingNotConfigured` and
-    `BillingUnavailable`."""
+    """Bring the user's subscriptions and tier to what Stripe says: also to none, where it has been noted before that the
+    customer is missing. Raises `NoCustomer`, `BillingNotConfigured` and `BillingUnavailable`."""
     customer = _customer(user)
     client()
     with asking():
-        return sync(customer, now=now)
+        return sync(customer, now=now, grace=AT_ONCE)
 
 
 def _customer(user: User) -> StripeCustomer:
@@ -81,16 +80,25 @@ def _customer(user: User) -> StripeCustomer:
 
 # The clock's. ------------------------------------------------------------------------------------------------------
 def work(*, seconds: float = SECONDS) -> None:
-    """Handle the events that are due, send the overage that is, close accounts, and look for lost events, for `seconds`."""
+    """Handle the events that are due, send the overage that is, close accounts, and look for lost events, for `seconds`.
+
+    They take turns, and each has one at least: overage that waited behind the events of others would miss its invoice.
+    """
     stop_at = time.monotonic() + seconds
-    attempts = (handle, metering.send, _close_one, _resync_one) if settings.STRIPE_API_KEY else ()
-    for attempt in attempts:  # without a key all stays due
-        outcome = Outcome.DONE
-        while outcome in (Outcome.DONE, Outcome.FAILED) and time.monotonic() < stop_at:
-            outcome = attempt(now=timezone.now())
-        if outcome is Outcome.AWAY:
-            break
+    while settings.STRIPE_API_KEY and time.monotonic() < stop_at and _take_turns():  # without a key all stays due
+        pass
     _forget(now=timezone.now())
+
+
+def _take_turns() -> bool:
+    """One of each; whether there may be more. Where Stripe is away there is not: the others would ask in vain."""
+    more = False
+    for attempt in (handle, metering.send, _close_one, _resync_one):
+        outcome = attempt(now=timezone.now())
+        if outcome is Outcome.AWAY:
+            return False
+        more |= outcome is not Outcome.NOTHING_DUE
+    return more
 
 
 def _close_one(*, now: datetime) -> Outcome:
@@ -113,37 +121,31 @@ def _close_one(*, now: datetime) -> Outcome:
 
 
 def _resync_one(*, now: datetime) -> Outcome:
-    """Ask Stripe of a subscriber of whom no event has come: an event may be lost. Claimed by `synced_at`, under the row's
-    lock: one that fails has its turn again in a day, and at once when Stripe was away."""
+    """Ask Stripe of a subscriber of whom no event has come: an event may be lost. Claimed like an event: one that fails has
+    its turn again in a day, and at once when Stripe was away."""
+    put_off = now + READ_AFTER
     with transaction.atomic():
-        due = StripeCustomer.objects.filter(user__deleted_at=None).filter(_is_stale(now)).order_by("synced_at")
-        customer = due.select_for_update(skip_locked=True, of=("self",)).select_related("user").first()
+        due = StripeCustomer.objects.filter(resync_due_at__lte=now).order_by("resync_due_at").select_related("user")
+        customer = due.select_for_update(skip_locked=True, of=("self",)).first()
         if customer is None:
             return Outcome.NOTHING_DUE
-        StripeCustomer.objects.filter(pk=customer.pk).update(synced_at=now)
+        StripeCustomer.objects.filter(pk=customer.pk).update(resync_due_at=put_off)
     try:
         sync(customer, now=now)
     except Exception as error:
         logger.warning("stripe customer=%s cannot be read: %s", customer.stripe_id, json_text.one_line(said(error)))
         if not is_away(error):
             return Outcome.FAILED
-        StripeCustomer.objects.filter(pk=customer.pk, synced_at=now).update(synced_at=customer.synced_at)
+        unread = StripeCustomer.objects.filter(pk=customer.pk, resync_due_at=put_off)
+        unread.update(resync_due_at=customer.resync_due_at)
         return Outcome.AWAY
     return Outcome.DONE
-
-
-def _is_stale(now: datetime) -> Q:
-    """Has a live subscription, and was read longer than a day ago, or before a moment that should have changed it."""
-    live = Subscription.objects.live().filter(user=OuterRef("user"))
-    over = Q()
-    for moment in ("period_end", "cancel_at", "trial_ends_at"):
-        over |= Q(**{f"{moment}__lt": now - EVENT_LATE, f"{moment}__gt": OuterRef("synced_at") - EVENT_LATE})
-    return Q(Exists(live.filter(over))) | Q(Exists(live), synced_at__lt=now - RESYNC_AFTER)
 
 
 def _end_all(customer: StripeCustomer, *, now: datetime) -> None:
     expire(customer.checkout_session)
     end_at_once(live_at_stripe(customer), user=customer.user, now=now)
+    end_here(customer.user, now=now)
 
 
 def _forget(*, now: datetime) -> None:

@@ -6,9 +6,9 @@ and no older read undoes it. Nothing is locked while Stripe is asked.
 """
 
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
-from datetime import datetime
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, fields, replace
+from datetime import datetime, timedelta
 from typing import TypeAlias
 
 from django.db import transaction
@@ -17,7 +17,7 @@ from django.db.models import F
 from accounts.models import User
 from accounts.services import set_tier
 from billing.entitlements import best_tier, rank
-from billing.models import MailKind, StripeCustomer, Subscription
+from billing.models import MailKind, StripeCustomer, Subscription, SubscriptionStatus
 from billing.models.stripe import ENDED
 from billing.notices import note_mail, note_mail_of_downgrade
 from billing.overage import entitled_runs
@@ -29,13 +29,20 @@ logger = logging.getLogger(__name__)
 
 Missed: TypeAlias = Mapping[str, Sequence[tuple[datetime, datetime]]]  # by Stripe's id of the subscription
 
+READ_AFTER = timedelta(days=1)  # an event may be lost
+EVENT_LATE = timedelta(hours=1)  # after a moment at which something was to happen
+GRACE = timedelta(days=1)  # a wrong key that somebody has set and takes back takes nobody's tier
 
-def sync(customer: StripeCustomer, *, now: datetime) -> CustomerRead:
-    """Read the customer at Stripe and bring rows, tier and periods to it; what was read. Raises the SDK's errors."""
+
+def sync(customer: StripeCustomer, *, now: datetime, grace: timedelta = GRACE) -> CustomerRead:
+    """Read the customer at Stripe and bring rows, tier and periods to it; what was read. Raises the SDK's errors.
+
+    A customer that is missing there is noted. When it has been so for `grace`, and is at another read, its subscriptions end.
+    """
     ticket = _take_ticket(customer)
     read = read_customer(customer.stripe_id)
     missed = {each.stripe_id: missed_periods(customer.user_id, each) for each in read.subscriptions}
-    apply(customer, ticket=ticket, read=read, missed=missed, now=now)
+    apply(customer, ticket=ticket, read=read, missed=missed, now=now, grace=grace)
     return read
 
 
@@ -46,25 +53,82 @@ def _take_ticket(customer: StripeCustomer) -> int:
         return StripeCustomer.objects.values_list("ticket", flat=True).get(pk=customer.pk)
 
 
-def apply(customer: StripeCustomer, *, ticket: int, read: CustomerRead, missed: Missed, now: datetime) -> bool:
+def apply(
+    customer: StripeCustomer,
+    *,
+    ticket: int,
+    read: CustomerRead,
+    missed: Missed,
+    now: datetime,
+    grace: timedelta = GRACE,
+) -> bool:
     """Write what was read under `ticket`, with the periods that were missed; False, and no change, when a later read has been
     written or the account is closed. The locks of user and customer, in this order, make one of several at a time write."""
     with transaction.atomic():
         user = User.objects.select_for_update(of=("self",), no_key=True).get(pk=customer.user_id)
         row = StripeCustomer.objects.select_for_update(of=("self",)).get(pk=customer.pk)
-        if row.applied_ticket >= ticket or user.deleted_at is not None:
+        if row.applied_ticket >= ticket:
             return False
-        known = {subscription.stripe_id: subscription for subscription in Subscription.objects.for_user(user)}
-        was = best_tier(known.values())
-        said = [_with_tier(subscription, known.get(subscription.stripe_id)) for subscription in read.subscriptions]
-        for subscription in sorted(said, key=lambda each: each.created_at):
-            before = known.get(subscription.stripe_id)
-            _keep_missed(user, before, subscription, missed.get(subscription.stripe_id, []), now=now)
-            _write(user, before, subscription, now=now)
-        _move_tier(user, was=was, subscriptions=said, key=f"{row.stripe_id}:{ticket}", now=now)
-        row.email, row.applied_ticket, row.synced_at = read.email, ticket, now
-        row.save(update_fields=["email", "applied_ticket", "synced_at"])
+        if user.deleted_at is not None:
+            StripeCustomer.objects.filter(pk=row.pk).update(resync_due_at=None)
+            return False
+        may_come_back = read.missing and (row.missing_since is None or now < row.missing_since + grace)
+        row.missing_since = (row.missing_since or now) if read.missing else None
+        if read.missing:
+            _warn_of_missing(row, may_come_back)
+        if not may_come_back:
+            _bring(user, read, missed, key=f"{row.stripe_id}:{ticket}", now=now)
+            row.email = read.email
+        row.applied_ticket, row.synced_at = ticket, now
+        row.resync_due_at = _next_read(Subscription.objects.for_user(user).live(), now)
+        row.save(update_fields=["email", "missing_since", "applied_ticket", "synced_at", "resync_due_at"])
     return True
+
+
+def end_here(user: User, *, now: datetime) -> None:
+    """The subscriptions of an account that is closed have been ended at Stripe, whose events nobody listens to any more."""
+    with transaction.atomic():
+        user = User.objects.select_for_update(of=("self",), no_key=True).get(pk=user.pk)
+        for row in Subscription.objects.for_user(user).live():
+            _write(user, row, _ended(row, now), now=now)
+
+
+def _warn_of_missing(row: StripeCustomer, may_come_back: bool) -> None:
+    logger.warning(
+        "stripe customer=%s is not known at Stripe, since %s: %s (is STRIPE_API_KEY of another account?)",
+        row.stripe_id,
+        text(row.missing_since),
+        "its subscriptions stay as they are for now" if may_come_back else "its subscriptions end",
+    )
+
+
+def _bring(user: User, read: CustomerRead, missed: Missed, *, key: str, now: datetime) -> None:
+    """Rows, periods and tier, to what was read; what Stripe lists no more has ended."""
+    known = {subscription.stripe_id: subscription for subscription in Subscription.objects.for_user(user)}
+    said = [_with_tier(subscription, known.get(subscription.stripe_id)) for subscription in read.subscriptions]
+    if read.complete:
+        listed = {subscription.stripe_id for subscription in said}
+        said += [_ended(row, now) for row in known.values() if row.stripe_id not in listed and row.status not in ENDED]
+    for subscription in sorted(said, key=lambda each: each.created_at):
+        before = known.get(subscription.stripe_id)
+        _keep_missed(user, before, subscription, missed.get(subscription.stripe_id, []), now=now)
+        _write(user, before, subscription, now=now)
+    _move_tier(user, was=best_tier(known.values()), subscriptions=said, key=key, now=now)
+
+
+def _ended(row: Subscription, now: datetime) -> SubscriptionRead:
+    """The row, as Stripe would tell of it if it had ended now."""
+    known = SubscriptionRead(**{field.name: getattr(row, field.name) for field in fields(SubscriptionRead)})
+    return replace(known, status=SubscriptionStatus.CANCELED, ended_at=now, cancel_at=None, pending_tier="")
+
+
+def _next_read(live: Iterable[Subscription], now: datetime) -> datetime | None:
+    """In a day, or when the event of a moment that should change a subscription is late; None where none lives."""
+    moments = [(each.period_end, each.cancel_at, each.trial_ends_at) for each in live]
+    if not moments:
+        return None
+    late = (moment + EVENT_LATE for of_one in moments for moment in of_one if moment is not None)
+    return min([now + READ_AFTER, *(moment for moment in late if moment > now)])
 
 
 def _with_tier(read: SubscriptionRead, known: Subscription | None) -> SubscriptionRead:

@@ -17,7 +17,7 @@ from pytest_django import Settings
 from accounts.models import Tier, User
 from billing.dispatch import Job
 from billing.errors import BillingUnavailable
-from billing.models import BillingMail, OverageReport, StripeEvent, Subscription, SubscriptionPeriod
+from billing.models import BillingMail, OverageReport, StripeCustomer, StripeEvent, Subscription, SubscriptionPeriod
 from billing.stripe import metering, services
 from billing.stripe.events import MAX_ATTEMPTS, handle
 from executions import overage
@@ -122,6 +122,34 @@ def test_while_stripe_is_away_one_event_a_round_is_tried(shop: Shop, carol: User
         1,
         0,
     ]
+
+
+def test_a_backlog_of_events_holds_up_neither_overage_nor_closing_nor_reading(shop: Shop, carol: User) -> None:
+    use(subscribed(shop, carol), LIMIT + 10, shop.now)
+    overage.report_overage(now=shop.now)
+    OverageReport.objects.update(due_at=timezone.now())
+    leaving, silent = (User.objects.create_user(f"{name}@shop.example") for name in ("leaving", "silent"))
+    for user in (leaving, silent):
+        shop.subscribe(user)
+    StripeCustomer.objects.filter(user=leaving).update(close_due_at=timezone.now())
+    StripeCustomer.objects.filter(user=silent).update(resync_due_at=timezone.now(), email="")
+    for number in range(100):
+        updated(shop, carol, f"evt_{number}")
+
+    services.work(seconds=0.1)
+
+    assert StripeEvent.objects.due(timezone.now()).count() > 0
+    assert told(shop) == [10]
+    assert StripeCustomer.objects.get(user=leaving).close_due_at is None
+    assert StripeCustomer.objects.get(user=silent).email == silent.email
+
+
+def test_what_one_kind_of_work_leaves_over_the_others_use(shop: Shop, carol: User) -> None:
+    shop.subscribe(carol)
+    for number in range(20):
+        updated(shop, carol, f"evt_{number}")
+    services.work()
+    assert not StripeEvent.objects.due(timezone.now()).exists()
 
 
 def test_no_event_is_given_up_while_stripe_refuses_the_key(shop: Shop, carol: User) -> None:

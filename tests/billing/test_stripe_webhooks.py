@@ -5,7 +5,7 @@ import random
 import threading
 import time
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -158,9 +158,8 @@ def test_a_deleted_users_subscription_is_ended_at_stripe_and_its_events_change_n
     user = User.objects.get(clerk_subject="user_1")
     shop.subscribe(user)
     apply_clerk_event({"type": "user.deleted", "data": {"id": "user_1"}})
-    before = Subscription.objects.values().get()
-
     services.work()  # ends it
+    before = Subscription.objects.values().get()
     shop.stripe.flush()  # its event
 
     [subscription] = shop.stripe.objects("subscription")
@@ -169,6 +168,25 @@ def test_a_deleted_users_subscription_is_ended_at_stripe_and_its_events_change_n
     assert Subscription.objects.values().get() == before
     customer = StripeCustomer.objects.get(user=user)
     assert (customer.close_due_at, customer.email) == (None, "")
+
+
+def test_what_a_closed_account_had_is_over_here_too(shop: Shop, carol: User) -> None:
+    shop.subscribe(carol)
+    bury(carol)
+    before = timezone.now()
+    services.work()
+    subscription = Subscription.objects.get()
+    assert (subscription.status, subscription.cancel_at, subscription.pending_tier) == ("canceled", None, "")
+    assert subscription.ended_at is not None and before <= subscription.ended_at <= timezone.now()
+    assert SubscriptionPeriod.objects.get().ends_at == subscription.ended_at
+
+
+def test_a_closed_accounts_subscription_lives_here_as_long_as_it_does_at_stripe(shop: Shop, carol: User) -> None:
+    shop.subscribe(carol)
+    bury(carol)
+    shop.stripe.fail_next(requests=1_000)
+    services.work()
+    assert Subscription.objects.get().status == "trialing"
 
 
 def test_a_page_that_is_open_when_its_account_is_deleted_cannot_be_paid_on(shop: Shop, carol: User) -> None:
@@ -319,24 +337,69 @@ def test_a_change_whose_event_was_lost_is_seen_within_a_day(shop: Shop, carol: U
     lose_the_end(shop)
     services.work()
     assert User.objects.get(pk=carol.pk).tier == Tier.PRO
-    StripeCustomer.objects.update(synced_at=timezone.now() - timedelta(hours=25))
+    assert read_again_in(carol) == timedelta(days=1)
+    StripeCustomer.objects.update(resync_due_at=timezone.now())
     services.work()
     assert User.objects.get(pk=carol.pk).tier == Tier.FREE
+    assert StripeCustomer.objects.get().resync_due_at is None  # nothing lives that could end
 
 
-@pytest.mark.parametrize("moment", ["period_end", "cancel_at", "trial_ends_at"])
-def test_an_end_whose_event_was_lost_is_seen_an_hour_later(shop: Shop, carol: User, moment: str) -> None:
+def read_again_in(user: User) -> timedelta:
+    """After the last read, if no event comes."""
+    customer = StripeCustomer.objects.get(user=user)
+    assert customer.resync_due_at is not None and customer.synced_at is not None
+    return customer.resync_due_at - customer.synced_at
+
+
+@pytest.mark.parametrize(("days", "moment"), [(0, "trial_ends_at"), (15, "period_end"), (15, "cancel_at")])
+def test_an_hour_after_a_moment_that_should_change_something_stripe_is_asked(
+    shop: Shop, carol: User, days: int, moment: str
+) -> None:
+    subscription = shop.subscribe(carol)
+    shop.stripe.advance(days=days)
+    if moment == "cancel_at":
+        in_five_days = shop.stripe.now + 5 * 86_400
+        client().v1.subscriptions.update(subscription.stripe_id, {"cancel_at": in_five_days})
+        services.sync_customer(user=carol, now=shop.now)
+    subscription.refresh_from_db()
+    at, hour = getattr(subscription, moment), timedelta(hours=1)
+
+    def asked_at(now: datetime) -> datetime | None:
+        """If no event comes, after a read at `now` by which nothing has changed."""
+        services.sync_customer(user=carol, now=now)
+        return StripeCustomer.objects.get().resync_due_at
+
+    assert [asked_at(at + minutes * hour / 60) for minutes in (-30, 30)] == [at + hour] * 2
+    assert asked_at(at + hour) == at + hour + timedelta(days=1)  # it is still so: not asked in each round
+
+
+def test_a_read_that_stripe_is_away_for_is_due_again_at_once(shop: Shop, carol: User) -> None:
     shop.subscribe(carol)
-    lose_the_end(shop)
-    over = timezone.now() - timedelta(minutes=61)
-    Subscription.objects.update(**{moment: over})
-    StripeCustomer.objects.update(synced_at=over)
+    now = timezone.now()
+    StripeCustomer.objects.update(resync_due_at=now)
+    shop.stripe.fail_next(requests=1_000)
     services.work()
-    assert User.objects.get(pk=carol.pk).tier == Tier.FREE
+    assert StripeCustomer.objects.get().resync_due_at == now
+
+
+def test_a_read_that_breaks_off_is_due_again_in_a_day(shop: Shop, carol: User) -> None:
+    shop.subscribe(carol)
+    now = timezone.now()
+    StripeCustomer.objects.update(resync_due_at=now)
+    shop.stripe.fail_next(requests=1_000, status=400)
     asked = len(shop.paths())
-    Subscription.objects.update(status="past_due", **{moment: over})  # it is still so: not asked in each round
     services.work()
-    assert len(shop.paths()) == asked
+    due_at = StripeCustomer.objects.get().resync_due_at
+    assert due_at is not None and due_at >= now + timedelta(days=1)
+    assert shop.paths()[asked:] == [f"GET /v1/customers/{shop.customer(carol)}"]
+
+
+def test_a_closed_account_is_not_read_again(shop: Shop, carol: User) -> None:
+    shop.subscribe(carol)
+    bury(carol)
+    StripeCustomer.objects.update(resync_due_at=timezone.now())
+    services.work()
+    assert StripeCustomer.objects.get().resync_due_at is None
 
 
 def lose_the_end(shop: Shop) -> None:
@@ -399,7 +462,8 @@ def receive_quickly(body: bytes, headers: dict[str, str]) -> int:
 
 def end_state() -> dict[str, Any]:
     """All that events bring about, without what a moment or a counter of ours gives."""
-    left_out = {"id", "ticket", "applied_ticket", "synced_at", "created_at", "count_due_at", "user_id"}
+    moments = {"synced_at", "resync_due_at", "created_at", "count_due_at"}
+    left_out = {"id", "ticket", "applied_ticket", "user_id", *moments}
 
     def rows(model: Any) -> list[Any]:
         return sorted(
