@@ -8,7 +8,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('billing', '0008_falls_and_unknown_prices'),
+        ('billing', '0009_fall_from_a_known_tier'),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]
 

@@ -8,7 +8,7 @@ class Migration(migrations.Migration):
     atomic = False
 
     dependencies = [
-        ('billing', '0009_read_again'),
+        ('billing', '0010_read_again'),
     ]
 
     operations = [
