@@ -119,5 +119,5 @@ def fail_review(review: FlowCapReview, error: str, *, now: datetime) -> None:
     """An attempt that is not the latest says nothing. After some the mail goes out without the names: that the tier has
     fallen must be told."""
     if review.attempts >= NAMELESS_AFTER:
-        BillingMail.objects.filter(review=review, due_at=None, sent_at=None).update(due_at=now)
+        BillingMail.objects.filter(review=review, due_at=None, attempts=0, sent_at=None).update(due_at=now)
     FlowCapReview.objects.filter(pk=review.pk, attempts=review.attempts).update(error=error[:2_000])

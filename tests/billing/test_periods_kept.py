@@ -179,6 +179,16 @@ def test_a_review_that_fails_after_its_mail_was_sent_sends_it_no_more_and_ends_w
     assert BillingMail.objects.get(kind="back_to_free").due_at is None
 
 
+def test_a_mail_that_was_given_up_is_not_tried_again_by_a_review_that_keeps_failing(shop: Shop, carol: User) -> None:
+    shop.subscribe(carol)
+    services.cancel_subscription(user=carol, at_period_end=False, now=shop.now)
+    BillingMail.objects.filter(kind="back_to_free").update(due_at=None, attempts=6)
+    FlowCapReview.objects.update(stopped=[{}], attempts=notices.NAMELESS_AFTER, due_at=timezone.now())
+    tasks.review_flow_caps()
+    assert FlowCapReview.objects.get().error
+    assert BillingMail.objects.get(kind="back_to_free").due_at is None
+
+
 def test_a_review_that_another_has_completed_does_not_send_the_mail_again(shop: Shop, carol: User) -> None:
     shop.subscribe(carol)
     services.cancel_subscription(user=carol, at_period_end=False, now=shop.now)
