@@ -37,6 +37,9 @@ class StripePageThrottle(BaseThrottle):
         if request.method in SAFE_METHODS:
             return True
         self.rate_limit = limiter().hit(f"stripe-pages/{_user(request).pk}", per_minute=PAGES_PER_MINUTE)
+        if not self.rate_limit.allowed:
+            http_request: Any = request._request
+            http_request.rate_limit = self.rate_limit  # for the error's text and the middleware's headers
         return self.rate_limit.allowed
 
     def wait(self) -> float:

@@ -214,8 +214,10 @@ def test_a_person_waits_for_stripe_once(shop: Shop, carol: User) -> None:
 
 
 def test_ten_pages_a_minute_are_asked_for_at_stripe(shop: Shop, carol: User) -> None:
-    answers = [api_as(carol).post(PORTAL, {}).status_code for _ in range(11)]
-    assert answers == [409] * 10 + [429]
+    answers = [api_as(carol).post(PORTAL, {}) for _ in range(11)]
+    assert [answer.status_code for answer in answers] == [409] * 10 + [429]
+    assert answers[-1].json()["message"].startswith("More than 10 requests a minute: try again in ")
+    assert [answers[-1][f"X-RateLimit-{name}"] for name in ("Limit", "Remaining")] == ["10", "0"]
     other = User.objects.create_user("other@shop.example")
     assert api_as(other).post(PORTAL, {}).status_code == 409
 
